@@ -1,0 +1,28 @@
+"""Evaluation: retrieval metrics, spread of sets, and intervals for differences of models."""
+
+from divse.evaluation.bootstrap import Interval, paired_bootstrap, seeds_interval
+from divse.evaluation.retrieval import (
+    Ranks,
+    evaluate,
+    evaluate_sets,
+    map_at_r,
+    ranks,
+    recalls,
+    set_ranks,
+)
+from divse.evaluation.variance import circular_variance, log_variance
+
+__all__ = [
+    "Interval",
+    "Ranks",
+    "circular_variance",
+    "evaluate",
+    "evaluate_sets",
+    "log_variance",
+    "map_at_r",
+    "paired_bootstrap",
+    "ranks",
+    "recalls",
+    "seeds_interval",
+    "set_ranks",
+]
