@@ -199,7 +199,7 @@ def _precision(scores: Array, relevance: Array) -> Array:
     hits &= place <= total
     precision = np.cumsum(hits, axis=1) / place
     sums = np.stack([(precision * hits).sum(1), hits.sum(1)], axis=1)
-    return np.divide(sums, total, out=np.full(sums.shape, np.nan), where=total > 0)
+    return np.asarray(np.divide(sums, total, out=np.full(sums.shape, np.nan), where=total > 0))
 
 
 def _judged(rank: Array) -> Array:
