@@ -1,0 +1,98 @@
+"""ImageTextData: pictures and the captions written about them, whatever folder they came from.
+
+Captions stand picture by picture, so every caption of a picture is a run of consecutive rows:
+
+    image_of_caption (T,) int64, non-decreasing: the picture each caption was written about
+    relevance (I, T) bool or None: every pair that fits, where an oracle knows more than the source
+
+Legend: I pictures, T captions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class ImageTextData:
+    """One split of a picture-and-caption data set; `len` is the number of pictures.
+
+    `read_image(i)` gives picture i as uint8 (H, W, 3) and is called on every use; `oracle()`, if
+    there is one, gives the (I, T) relevance and is called once, on first use.
+    """
+
+    name: str
+    split: str
+    image_ids: list[str]
+    captions: list[str]
+    image_of_caption: NDArray[np.int64]
+    read_image: Callable[[int], NDArray[np.uint8]] = field(repr=False)
+    oracle: Callable[[], NDArray[np.bool_]] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        """Refuse rows that cannot be captions of consecutive pictures."""
+        owners = np.asarray(self.image_of_caption, dtype=np.int64)
+        object.__setattr__(self, "image_of_caption", owners)
+        if owners.shape != (len(self.captions),):
+            raise ValueError(
+                f"image_of_caption must have one entry for each of the {len(self.captions)} "
+                f"captions, got shape {owners.shape}"
+            )
+        if owners.size and (owners.min() < 0 or owners.max() >= len(self.image_ids)):
+            raise ValueError(
+                f"image_of_caption must lie in 0..{len(self.image_ids) - 1}, "
+                f"got {owners.min()}..{owners.max()}"
+            )
+        if (np.diff(owners) < 0).any():
+            raise ValueError(
+                "image_of_caption must not decrease: sort the captions by picture, so that the "
+                "captions of one picture are consecutive"
+            )
+
+    def __len__(self) -> int:
+        """Return the number of pictures, I."""
+        return len(self.image_ids)
+
+    def image(self, index: int) -> NDArray[np.uint8]:
+        """Read picture `index`, uint8 (H, W, 3)."""
+        if not 0 <= index < len(self):
+            raise IndexError(
+                f"picture {index} asked for, {self.name}/{self.split} holds {len(self)}"
+            )
+        return self.read_image(index)
+
+    @cached_property
+    def caption_offsets(self) -> NDArray[np.int64]:
+        """Where each picture's captions begin, (I + 1,): those of i are [offsets[i], [i + 1])."""
+        return np.searchsorted(self.image_of_caption, np.arange(len(self) + 1)).astype(np.int64)
+
+    def captions_of(self, index: int) -> list[str]:
+        """List the captions written about picture `index`."""
+        begin, end = self.caption_offsets[index : index + 2]
+        return self.captions[begin:end]
+
+    @cached_property
+    def relevance(self) -> NDArray[np.bool_] | None:
+        """Every pair that fits, bool (I, T), or None when only the source pairs are known."""
+        if self.oracle is None:
+            return None
+        relevance = self.oracle()
+        if relevance.shape != (len(self), len(self.captions)):
+            raise ValueError(
+                f"the oracle of {self.name}/{self.split} must give one row a picture and one "
+                f"column a caption, {(len(self), len(self.captions))}, got {relevance.shape}"
+            )
+        return relevance
+
+
+def check_split(split: str) -> None:
+    """Refuse a split that is not train, val or test."""
+    if split not in SPLITS:
+        raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
