@@ -192,7 +192,7 @@ def score_candidates(
 
 def _normalised_rows(g: Sets, candidates: Tensor) -> tuple[Sets, Tensor]:
     """The candidates' sets alone, normalised, and the candidates as positions among them."""
-    rows, local = candidates.clamp_min(0).unique(return_inverse=True)
+    rows, local = torch.unique(candidates.clamp_min(0), return_inverse=True)
     lengths = None if g.lengths is None else g.lengths[rows]
     few, _ = read_pair(g.values[rows], g.values[:1], lengths, None, unit_norm=True)
     return few, torch.where(candidates < 0, -1, local)

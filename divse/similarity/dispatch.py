@@ -83,7 +83,8 @@ def _triton_why_not(queries: Sets, gallery: Sets) -> str | None:
         import divse_kernels
     except ImportError as error:
         return f"Triton is not installed ({error})"
-    return divse_kernels.supports(*_one_dtype(queries.values, gallery.values))
+    reason: str | None = divse_kernels.supports(*_one_dtype(queries.values, gallery.values))
+    return reason
 
 
 _SCORES: dict[str, Callable[[Sets, Sets, Similarity, dict[str, Any]], Tensor]] = {
@@ -91,15 +92,18 @@ _SCORES: dict[str, Callable[[Sets, Sets, Similarity, dict[str, Any]], Tensor]] =
     "native": _native_scores,
     "reference": reference_scores,
 }
-_WHY_NOT = {"triton": _triton_why_not, "native": native.why_not, "reference": lambda q, g: None}
+_WHY_NOT: dict[str, Callable[[Sets, Sets], str | None]] = {
+    "triton": _triton_why_not,
+    "native": native.why_not,
+    "reference": lambda queries, gallery: None,
+}
 
 
 def why_not(impl: str, queries: Sets, gallery: Sets, similarity: Similarity) -> str | None:
     """Return why ``impl`` cannot serve the call, or None if it can."""
     if impl != "reference" and impl not in similarity.fused:
         return f"it has no kernel for {similarity.name}"
-    reason: str | None = _WHY_NOT[impl](queries, gallery)
-    return reason
+    return _WHY_NOT[impl](queries, gallery)
 
 
 def choose(impl: str, queries: Sets, gallery: Sets, similarity: Similarity) -> Explanation:

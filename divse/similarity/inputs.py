@@ -41,7 +41,8 @@ def read_sets(sets: Array | EmbeddingSets, lengths: Array | None, name: str) -> 
     if isinstance(sets, EmbeddingSets):
         if lengths is not None:
             raise ValueError(f"{name}: EmbeddingSets carry their lengths; do not give them twice")
-        sets, lengths = sets.values, sets.lengths
+        lengths = sets.lengths
+        sets = sets.values
     values = as_tensor(sets, name=name)
     sizes = None
     if lengths is not None:

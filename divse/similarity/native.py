@@ -95,7 +95,7 @@ class _SmoothChamfer(torch.autograd.Function):
 
 def scores(queries: Sets, gallery: Sets, *, alpha: float | Tensor, log_mean: bool) -> Tensor:
     """Smooth-Chamfer scores (B, N) fp32 by the C++ kernel; differentiable."""
-    result: Tensor = _SmoothChamfer.apply(  # type: ignore[no-untyped-call]
+    result: Tensor = _SmoothChamfer.apply(
         queries.values, gallery.values, alpha, queries.lengths, gallery.lengths, log_mean
     )
     return result

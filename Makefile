@@ -1,0 +1,49 @@
+# One virtual environment, made on first use, serves every target.
+#   make demo    train on generated scenes, build a gallery, search it, leave demo/results.png
+#   make test    the whole test suite          make lint   ruff and mypy
+#   make bench   benches of this machine's CPU make sass   what the GPU kernels compile to (no GPU)
+#   make gpu     on a machine with a GPU: its tests and every bench, into $OUT (bench/gpu.py)
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+WORKERS ?= 2
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: demo test lint format bench sass gpu clean
+
+$(READY): pyproject.toml $(wildcard csrc/*)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+	  "divse needs Python 3.11 or newer, got " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -e ".[dev]"
+	@touch $@
+
+demo: $(READY)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python bench/demo.py --out demo
+
+test: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY)
+	$(BIN)/python bench/bench_score.py
+	$(BIN)/python bench/bench_search.py
+
+sass: $(READY)
+	$(BIN)/python bench/sass.py
+
+# Uses the machine's own Python: a machine with a GPU often has torch and no network.
+gpu:
+	PYTHONPATH="$(CURDIR):$(CURDIR)/kernels:$$PYTHONPATH" $(PYTHON) bench/gpu.py
+
+clean:
+	rm -rf $(VENV) build demo runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
