@@ -1,25 +1,44 @@
-"""Search over galleries on disk; called as a function, search over sets in memory.
+"""Galleries on disk and the searcher over them: exact scan, or FAISS prefilter with exact rerank.
 
-``divse.search`` is both this package and the function ``divse.search(queries, gallery, topk)``:
-importing any module of a package binds the package's name, so the package itself answers calls.
+`divse.search(queries, gallery, topk)` searches sets in memory: calling this package calls
+`divse.similarity.search`, so that the function and the package can share the name.
 """
 
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from divse.similarity.api import search as _search_in_memory
-from divse.similarity.topk import TopK
+if TYPE_CHECKING:
+    from divse.search.gallery import Gallery
+    from divse.search.manifest import GalleryError
+    from divse.search.searcher import Searcher, SearchPlan, SearchResult
+
+_LAZY = {
+    "Gallery": "divse.search.gallery",
+    "GalleryError": "divse.search.manifest",
+    "SearchPlan": "divse.search.searcher",
+    "SearchResult": "divse.search.searcher",
+    "Searcher": "divse.search.searcher",
+}
+
+__all__ = ["Gallery", "GalleryError", "SearchPlan", "SearchResult", "Searcher"]
 
 
-class _CallablePackage(ModuleType):
-    __doc__ = __doc__
+def __getattr__(name: str) -> Any:
+    """Load a part on first use, which keeps `import divse` light."""
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
-    def __call__(self, *args: Any, **kwargs: Any) -> TopK:
-        return _search_in_memory(*args, **kwargs)
+
+class _CallableModule(ModuleType):
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        from divse.similarity import search
+
+        return search(*args, **kwargs)
 
 
-_CallablePackage.__call__.__doc__ = _search_in_memory.__doc__
-sys.modules[__name__].__class__ = _CallablePackage
+sys.modules[__name__].__class__ = _CallableModule

@@ -1,0 +1,197 @@
+"""The manifest of a gallery: which segments it has, and what each of their files must be.
+
+`manifest.json` is the only mutable file of a gallery and is replaced in one step. It names every
+segment and, for each file of it, the size and the checksum; what it does not name does not exist.
+A reader refuses a newer `version` and any name in `requires` that it does not know, so later
+features that change what a gallery means (such as removed rows) cannot be overlooked by an older
+reader, while files that only speed things up may be added to a segment's table freely.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from divse.search.durable import checksum_bytes, replace_file
+
+FORMAT = "divse-gallery"
+VERSION = 1
+KNOWN_FEATURES: frozenset[str] = frozenset()
+FILE_NAME = "manifest.json"
+DTYPES = ("float16", "float32")
+LAYOUTS = ("uniform", "ragged")
+ID_TYPES = ("int64", "string")
+# Names come from a file that anybody may have written: they must not lead out of the folder.
+SEGMENT_NAME = re.compile(r"segment-[0-9a-f]{6}-[0-9a-f]{8}")
+MEMBER_NAME = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)+")
+
+
+class GalleryError(ValueError):
+    """A gallery folder that cannot be used as it is: damaged, foreign, newer, or not whole."""
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """Size and BLAKE2b-256 of one file of a segment."""
+
+    bytes: int
+    blake2b: str
+
+
+@dataclass(frozen=True)
+class SegmentEntry:
+    """One immutable segment: `sets` sets with `elements` elements in all, at most `k` in one."""
+
+    name: str
+    sets: int
+    elements: int
+    k: int
+    files: dict[str, FileEntry]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a gallery is. `next_id` follows the greatest integer id ever given to a row."""
+
+    dtype: str
+    layout: str
+    dim: int
+    id_type: str
+    columns: dict[str, str]
+    segments: tuple[SegmentEntry, ...] = ()
+    metadata: dict[str, Any] = field(default_factory=dict)
+    next_id: int = 0
+    generation: int = 0
+    requires: tuple[str, ...] = ()
+
+    @property
+    def sets(self) -> int:
+        """Number of sets, N."""
+        return sum(segment.sets for segment in self.segments)
+
+    @property
+    def elements(self) -> int:
+        """Number of elements of all sets together."""
+        return sum(segment.elements for segment in self.segments)
+
+    @property
+    def k(self) -> int:
+        """Elements in a set (uniform), or in the largest set (ragged)."""
+        return max((segment.k for segment in self.segments), default=0)
+
+    @property
+    def checksum(self) -> str:
+        """Identifies this state of the gallery: every file's checksum goes into it."""
+        return checksum_bytes(_canonical(self._content()))
+
+    def with_segment(self, segment: SegmentEntry, next_id: int) -> Manifest:
+        """Return the manifest of the state in which `segment` is added."""
+        return replace(
+            self,
+            segments=(*self.segments, segment),
+            next_id=next_id,
+            generation=self.generation + 1,
+        )
+
+    def write(self, folder: Path) -> None:
+        """Make this the gallery's state, in one step."""
+        content = {**self._content(), "checksum": self.checksum}
+        text = json.dumps(content, indent=2, ensure_ascii=False)
+        replace_file(folder / FILE_NAME, text.encode() + b"\n")
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest:
+        """Read and check the manifest of `folder`; GalleryError says what is wrong with it."""
+        path = folder / FILE_NAME
+        if not folder.exists():
+            raise FileNotFoundError(f"no gallery at {folder}: the folder does not exist")
+        if not path.is_file():
+            raise GalleryError(f"{folder} is not a gallery: it has no {FILE_NAME}")
+        try:
+            content = json.loads(path.read_bytes())
+        except (ValueError, RecursionError) as error:
+            raise GalleryError(f"{path} is damaged: not JSON ({error})") from None
+        _check_kind(path, content)
+        recorded = content.pop("checksum", None)
+        try:
+            manifest = _parse(content)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise GalleryError(f"{path} is damaged: {type(error).__name__} {error}") from None
+        if recorded != checksum_bytes(_canonical(content)):
+            raise GalleryError(f"{path} is damaged: its content does not fit its own checksum")
+        return manifest
+
+    def _content(self) -> dict[str, Any]:
+        totals = {"sets": self.sets, "elements": self.elements, "k": self.k}
+        return {"format": FORMAT, "version": VERSION, **totals, **asdict(self)}
+
+
+def _canonical(content: dict[str, Any]) -> bytes:
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+
+
+def _check_kind(path: Path, content: object) -> None:
+    """Refuse what is not a gallery's manifest, or one that only a later divse understands."""
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise GalleryError(f"{path} is not a divse gallery's manifest (no format {FORMAT!r})")
+    version = content.get("version")
+    if type(version) is not int or version < 1:
+        raise GalleryError(f"{path} is damaged: version {version!r}")
+    required = content.get("requires")
+    unknown = set(map(str, required)) - KNOWN_FEATURES if isinstance(required, list) else set()
+    if version > VERSION or unknown:
+        what = f"format version {version}" if version > VERSION else f"features {sorted(unknown)}"
+        raise GalleryError(
+            f"{path.parent} was written by a newer divse ({what}; this one reads version "
+            f"{VERSION}): update divse"
+        )
+
+
+def _parse(content: dict[str, Any]) -> Manifest:
+    manifest = Manifest(
+        dtype=_one_of(content["dtype"], DTYPES),
+        layout=_one_of(content["layout"], LAYOUTS),
+        dim=_count(content["dim"], least=1),
+        id_type=_one_of(content["id_type"], ID_TYPES),
+        columns={str(name): str(kind) for name, kind in content["columns"].items()},
+        segments=tuple(_parse_segment(segment) for segment in content["segments"]),
+        metadata=dict(content["metadata"]),
+        next_id=_count(content["next_id"]),
+        generation=_count(content["generation"]),
+        requires=tuple(content["requires"]),
+    )
+    if len({segment.name for segment in manifest.segments}) != len(manifest.segments):
+        raise ValueError("a segment is named twice")
+    if manifest.layout == "uniform" and any(s.k != manifest.k for s in manifest.segments):
+        raise ValueError("segments of a uniform gallery differ in K")
+    return manifest
+
+
+def _parse_segment(content: dict[str, Any]) -> SegmentEntry:
+    name = content["name"]
+    if not SEGMENT_NAME.fullmatch(name):
+        raise ValueError(f"segment name {name!r}")
+    files = {}
+    for file_name, entry in content["files"].items():
+        if not MEMBER_NAME.fullmatch(file_name):
+            raise ValueError(f"file name {file_name!r}")
+        files[file_name] = FileEntry(_count(entry["bytes"]), str(entry["blake2b"]))
+    sets, elements, k = (_count(content[key], least=1) for key in ("sets", "elements", "k"))
+    if not sets <= elements <= sets * k:
+        raise ValueError(f"segment {name}: {elements} elements in {sets} sets of at most {k}")
+    return SegmentEntry(name, sets, elements, k, files)
+
+
+def _count(value: object, least: int = 0) -> int:
+    if type(value) is not int or not least <= value < 2**62:
+        raise ValueError(f"expected a whole number of at least {least}, found {value!r}")
+    return value
+
+
+def _one_of(value: object, allowed: tuple[str, ...]) -> str:
+    if value not in allowed:
+        raise ValueError(f"{value!r} is none of {', '.join(allowed)}")
+    return str(value)

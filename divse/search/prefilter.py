@@ -1,0 +1,81 @@
+"""Candidates of each query: the sets that own the elements nearest to the query's elements.
+
+A set that scores high shares near elements with the query, so looking up the `depth` nearest
+elements of each query element and taking their owners finds the best sets with high probability,
+not with certainty. The depth caps the recall, not the number of clusters looked into.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+
+from divse.search.element_index import ElementIndex, build_index, load_index, save_index
+from divse.search.gallery import Gallery
+from divse.sets import EmbeddingSets
+
+DEPTH = 200  # nearest elements of each query element, where the caller does not say
+PROBED_SHARE = 16  # one in so many clusters is looked into, and
+LEAST_PROBED = 8  # at least these
+STORED_FROM = 100_000  # elements: an index of fewer is built faster than it is worth keeping
+
+
+class Prefilter:
+    """Proposes candidates from an element index; `offsets` (N + 1,) say who owns which element."""
+
+    def __init__(self, index: ElementIndex, sizes: np.ndarray) -> None:
+        """`sizes` (N,) are the numbers of elements of the gallery's sets."""
+        self.index = index
+        self._offsets = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+
+    def candidates(self, queries: EmbeddingSets, depth: int, least: int) -> np.ndarray:
+        """Return candidate positions (B, M) int64: ascending, then -1; at least `least` of each.
+
+        Queries whose neighbours belong to fewer sets are asked again, deeper and wider.
+        """
+        found: list[np.ndarray] = [np.empty(0, dtype=np.int64)] * len(queries)
+        waiting = np.arange(len(queries))
+        probe = max(LEAST_PROBED, self.index.lists // PROBED_SHARE)
+        elements = int(self._offsets[-1])
+        while len(waiting):
+            depth = min(depth, elements)
+            for at, owners in enumerate(self._owners(queries[waiting], depth, probe)):
+                found[waiting[at]] = owners
+            if depth == elements and probe >= self.index.lists:
+                break
+            waiting = np.array([row for row in waiting if len(found[row]) < least], dtype=int)
+            depth, probe = depth * 4, probe * 4
+        result = np.full((len(queries), max(map(len, found), default=0)), -1, dtype=np.int64)
+        for row, owners in enumerate(found):
+            result[row, : len(owners)] = owners
+        return result
+
+    def _owners(self, queries: EmbeddingSets, depth: int, probe: int) -> list[np.ndarray]:
+        """The owners of the nearest elements of each query, each once, in ascending order."""
+        values = np.asarray(queries.numpy().values, dtype=np.float32)
+        real = np.ones(values.shape[:2], dtype=bool)
+        if queries.lengths is not None:
+            real = np.arange(queries.k) < np.asarray(queries.lengths)[:, None]
+        nearest = self.index.nearest(values[real], depth, probe)
+        owners = np.searchsorted(self._offsets, nearest, side="right") - 1  # -1 stays -1
+        bounds = np.cumsum(real.sum(axis=1))[:-1]
+        unique = [np.unique(part) for part in np.split(owners, bounds)]
+        return [part[part >= 0] for part in unique]
+
+
+def open_prefilter(gallery: Gallery, progress: Callable[[int], object] | None = None) -> Prefilter:
+    """Load the gallery's element index, or build it and, if the gallery is large, store it."""
+    index = load_index(gallery)
+    if index is None:
+        index = build_index(gallery, progress=progress)
+        if gallery.manifest.elements >= STORED_FROM:
+            try:
+                index = save_index(gallery, index)
+            except OSError as error:
+                warnings.warn(
+                    f"the index is not stored and must be built again next time: {error}",
+                    stacklevel=2,
+                )
+    return Prefilter(index, gallery.set_sizes())
