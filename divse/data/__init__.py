@@ -5,11 +5,22 @@ DATASETS maps a name to `load(split, *, path=None, **options) -> ImageTextData`.
 
 from collections.abc import Callable
 
-from divse.data import scenes
+from divse.data import captions, scenes
+from divse.data.batching import AUGMENTATIONS, Batch, Batches
 from divse.data.dataset import SPLITS, ImageTextData
+from divse.data.vocabulary import Vocabulary
 
 DATASETS: dict[str, Callable[..., ImageTextData]] = {
     "scenes": scenes.load,
+    "captions": captions.load,
 }
 
-__all__ = ["DATASETS", "SPLITS", "ImageTextData"]
+__all__ = [
+    "AUGMENTATIONS",
+    "DATASETS",
+    "SPLITS",
+    "Batch",
+    "Batches",
+    "ImageTextData",
+    "Vocabulary",
+]

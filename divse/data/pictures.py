@@ -1,0 +1,50 @@
+"""Read a picture file as uint8 RGB, whatever its mode, and resize it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Picture = NDArray[np.uint8]  # (H, W, 3)
+
+
+def read_picture(path: Path) -> Picture:
+    """Read a picture file as uint8 (H, W, 3): upright, transparent parts white."""
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as picture:
+            return as_rgb(ImageOps.exif_transpose(picture))
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        raise ValueError(f"cannot read the picture {path}: {error}") from error
+
+
+def as_rgb(picture: Image) -> Picture:
+    """Convert a PIL picture of any mode to uint8 (H, W, 3); transparency is put on white."""
+    from PIL import Image
+
+    if picture.mode.startswith("I;16"):  # 16 bits a sample: convert() would clip, not scale
+        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    if picture.has_transparency_data:
+        layered = picture.convert("RGBA")
+        ground = Image.new("RGBA", layered.size, "white")
+        picture = Image.alpha_composite(ground, layered)
+    return np.asarray(picture.convert("RGB"))
+
+
+def resize(picture: Picture, size: int) -> Picture:
+    """Resize (H, W, 3) to (size, size, 3), antialiased; nothing is cut off."""
+    from PIL import Image
+
+    if picture.shape[:2] == (size, size):
+        return picture
+    resized = Image.fromarray(picture).resize((size, size), Image.Resampling.BICUBIC)
+    return np.asarray(resized)
