@@ -35,18 +35,19 @@ def measure(device: torch.device, *, small: bool = False, seconds: float = 1.0) 
     """Measure the ceilings of ``device``; ``small`` shapes serve tests only."""
     gpu = device.type == "cuda"
     count = (1 << 20) if small else (1 << 30) if gpu else (1 << 26)
-    values = torch.rand(count, device=device)
-    target = torch.empty_like(values)
-    memory = {"read": values.sum, "copy": lambda: target.copy_(values)}
-    best = {name: min(_medians(call, device, seconds)) for name, call in memory.items()}
-    del values, target
     size = 128 if small else 8192 if gpu else 2048
     dtypes = (torch.bfloat16, torch.float16, torch.float32) if gpu else (torch.float32,)
-    return Roofline(
-        read=4 * count / best["read"] * 1000,
-        copy=8 * count / best["copy"] * 1000,
-        matmul={dtype: _matmul_rate(size, dtype, device, seconds) for dtype in dtypes},
-    )
+    read, copy = _memory_rates(count, device, seconds)
+    matmul = {dtype: _matmul_rate(size, dtype, device, seconds) for dtype in dtypes}
+    return Roofline(read, copy, matmul)
+
+
+def _memory_rates(count: int, device: torch.device, seconds: float) -> tuple[float, float]:
+    values = torch.rand(count, device=device)
+    target = torch.empty_like(values)
+    read = min(_medians(values.sum, device, seconds))
+    copy = min(_medians(lambda: target.copy_(values), device, seconds))
+    return 4 * count / read * 1000, 8 * count / copy * 1000
 
 
 def _matmul_rate(size: int, dtype: torch.dtype, device: torch.device, seconds: float) -> float:

@@ -49,6 +49,16 @@ def test_constant_scores_earn_nothing():
     assert ranks(scores, np.array([0, 1])).i2t.tolist() == [1, 0]
 
 
+def test_rounding_does_not_decide_a_rank():
+    """Two pictures share a caption; fp32 rounds its two copies differently."""
+    above = np.nextafter(np.float32(0.7), np.float32(1))
+    for own, other in ((0.7, above), (above, 0.7)):
+        scores = np.array([[own, other], [0.1, 0.2]], np.float32)
+        assert ranks(scores, np.array([0, 1])).i2t.tolist() == [1, 0]
+    scores = np.array([[7e-9, 6.9e-9], [0.0, 1e-9]])  # small scores are told apart all the same
+    assert ranks(scores, np.array([0, 1])).i2t.tolist() == [0, 0]
+
+
 def test_relevance_counts_every_fitting_pair():
     fits = np.zeros((3, 5), bool)
     fits[SOURCE, np.arange(5)] = True

@@ -5,9 +5,12 @@ gives the source picture of each caption; ``relevance`` (I, T) bool marks *every
 
 Everything derives from the rank of the best positive of each query: the number of negatives that
 score at least as high. **Ties count against the model** (pessimistic), so a constant score matrix
-earns R@1 = 0, not 100. Without ``relevance`` the positives are the source pairs: any caption of a
-picture counts for image-to-text. With it they are all fitting pairs, both ways. Queries without a
-positive have rank -1 and stay out of every mean.
+earns R@1 = 0, not 100; and scores that differ by less than `TIE` of their size are ties, so that
+two pictures with the same caption are not told apart by how fp32 rounded.
+
+Without ``relevance`` the positives are the source pairs: any caption of a picture counts for
+image-to-text. With it they are all fitting pairs, both ways. Queries without a positive have rank
+-1 and stay out of every mean.
 """
 
 from __future__ import annotations
@@ -27,6 +30,8 @@ Array = npt.NDArray[Any]
 Tile = tuple[int, int, int, int]  # image rows [0]:[1], caption columns [2]:[3]
 
 CUTOFFS = (1, 5, 10)
+#: Relative difference below which two scores are equal: the fp32 slack of every implementation.
+TIE = 8 * float(np.finfo(np.float32).eps)
 
 
 class Ranks(NamedTuple):
@@ -143,12 +148,13 @@ def _ranks(score_tile: Callable[[Tile], Array], positives: Positives, block: int
     ]
     cached = lru_cache(maxsize=1)(lambda tile: _checked(score_tile(tile)))  # one tile: score once
     best = _best_positives(cached, positives, tiles)
+    needed = [b - TIE * np.abs(b) for b in best]  # a negative with this score draws level
     i2t, t2i = np.zeros(images, np.int64), np.zeros(captions, np.int64)
     for tile in tiles:
         rows, columns = _window(tile)
         scores, negative = cached(tile), ~positives.tile(tile)
-        i2t[rows] += (negative & (scores >= best[0][rows, None])).sum(1)
-        t2i[columns] += (negative & (scores >= best[1][None, columns])).sum(0)
+        i2t[rows] += (negative & (scores >= needed[0][rows, None])).sum(1)
+        t2i[columns] += (negative & (scores >= needed[1][None, columns])).sum(0)
     i2t[np.isnan(best[0])] = -1
     t2i[np.isnan(best[1])] = -1
     return Ranks(i2t, t2i)
