@@ -1,0 +1,221 @@
+"""Embeddings and ids from files: .npy, .safetensors and Parquet, read as a stream.
+
+.npy           (N, K, D); (N, D) for sets of one element; or packed (elements, D) with lengths
+.safetensors   the tensor "embeddings" (or the only one) in these shapes, and maybe "lengths"
+.parquet       a column "embeddings" (or the only list column): for each row a list of vectors,
+               or one vector; a column "id" gives the ids, the others become columns
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from divse.sets import Array, EmbeddingSets
+
+READ_BYTES = 1 << 25  # of fp32 values at a time
+
+
+@dataclass
+class Source:
+    """Sets from anywhere: a stream of blocks, their number, and what is known of each set."""
+
+    blocks: Iterable[EmbeddingSets]
+    total: int
+    ids: Iterable[Any] | None = None
+    columns: dict[str, Any] = field(default_factory=dict)
+
+
+def read_embeddings(path: Path, lengths: Path | None = None, ids: Path | None = None) -> Source:
+    """Open a file of embeddings, with the lengths and ids that other files give."""
+    readers: dict[str, Callable[[Path, np.ndarray | None], Source]] = {
+        ".npy": _read_npy,
+        ".safetensors": _read_safetensors,
+        ".parquet": _read_parquet,
+    }
+    for file in (path, lengths, ids):
+        if file is not None and not file.is_file():
+            raise FileNotFoundError(f"{file}: there is no such file")
+    if path.suffix not in readers:
+        raise ValueError(f"{path}: expected a file called {', '.join(f'*{s}' for s in readers)}")
+    sizes = None if lengths is None else _load_npy(lengths)
+    source = readers[path.suffix](path, sizes)
+    if ids is not None:
+        source.ids = read_ids(ids)
+    return source
+
+
+def read_ids(path: Path) -> Any:
+    """Read ids: a .npy array, a .json list, or text with one id a line."""
+    if path.suffix == ".npy":
+        return _load_npy(path)
+    if path.suffix == ".json":
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(values, list):
+            raise ValueError(f"{path}: expected a JSON list of ids, found {type(values).__name__}")
+        return values
+    return path.read_text(encoding="utf-8").splitlines()
+
+
+def _load_npy(path: Path) -> np.ndarray:
+    try:
+        array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path} is no .npy file of plain numbers: {error}") from None
+    return array
+
+
+def _read_npy(path: Path, lengths: np.ndarray | None) -> Source:
+    array = _load_npy(path)
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"{path} is an .npz archive; give one .npy file")
+    return _from_rows(path, array.shape, lambda rows: array[rows], lengths)
+
+
+def _read_safetensors(path: Path, lengths: np.ndarray | None) -> Source:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        file: Any = safe_open(str(path), framework="pt")
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+    names = list(file.keys())
+    others = [name for name in names if name not in ("lengths", "ids")]
+    name = "embeddings" if "embeddings" in names else others[0] if len(others) == 1 else None
+    if name is None:
+        raise ValueError(f"{path}: expected a tensor called embeddings, found {', '.join(names)}")
+    if lengths is None and "lengths" in names:
+        lengths = file.get_tensor("lengths").numpy()
+    tensor = file.get_slice(name)
+    source = _from_rows(path, tuple(tensor.get_shape()), lambda rows: tensor[rows], lengths)
+    if "ids" in names:
+        source.ids = file.get_tensor("ids").numpy()
+    return source
+
+
+def _from_rows(
+    path: Path,
+    shape: tuple[int, ...],
+    read: Callable[[slice], Array],
+    lengths: np.ndarray | None,
+) -> Source:
+    """A source of rows that can be sliced: sets (N, K, D), vectors (N, D), or packed elements."""
+    if len(shape) not in (2, 3):
+        raise ValueError(f"{path} holds shape {shape}; expected (N, K, D), or (N, D)")
+    if lengths is None:
+        return Source(_sliced(shape, read), shape[0])
+    if lengths.ndim != 1 or lengths.dtype.kind not in "iu":
+        raise ValueError(
+            f"lengths must be whole numbers (N,), found {lengths.dtype} {lengths.shape}"
+        )
+    if len(shape) == 3 and len(lengths) == shape[0]:
+        return Source(_sliced(shape, read, lengths), shape[0])
+    if len(shape) == 2 and int(lengths.sum()) == shape[0] and lengths.min() > 0:
+        return Source(_packed(shape, read, lengths), len(lengths))
+    raise ValueError(
+        f"{path} holds shape {shape} and there are {len(lengths)} lengths of sum "
+        f"{int(lengths.sum())}: expected one length for each set of (N, K, D), or packed elements "
+        "(sum, D)"
+    )
+
+
+def _sliced(
+    shape: tuple[int, ...], read: Callable[[slice], Array], lengths: np.ndarray | None = None
+) -> Iterator[EmbeddingSets]:
+    step = max(1, READ_BYTES // (4 * int(np.prod(shape[1:]))))
+    for start in range(0, shape[0], step):
+        rows = slice(start, min(start + step, shape[0]))
+        values = read(rows)
+        if len(shape) == 2:
+            values = values[:, None]
+        yield EmbeddingSets(values, None if lengths is None else np.asarray(lengths[rows]))
+
+
+def _packed(
+    shape: tuple[int, ...], read: Callable[[slice], Array], lengths: np.ndarray
+) -> Iterator[EmbeddingSets]:
+    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    step = max(1, READ_BYTES // (4 * shape[1] * int(lengths.max())))
+    for start in range(0, len(lengths), step):
+        sizes = np.asarray(lengths[start : start + step], dtype=np.int64)
+        elements = read(slice(int(offsets[start]), int(offsets[start + len(sizes)])))
+        yield _padded(np.asarray(elements, dtype=np.float32), sizes)
+
+
+def _padded(elements: np.ndarray, sizes: np.ndarray) -> EmbeddingSets:
+    """Sets of packed elements (total, D), of `sizes` elements each."""
+    real = np.arange(sizes.max(initial=1)) < sizes[:, None]
+    values = np.zeros((*real.shape, elements.shape[1]), dtype=np.float32)
+    values[real] = elements
+    return EmbeddingSets(values, sizes)
+
+
+def _read_parquet(path: Path, lengths: np.ndarray | None) -> Source:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if lengths is not None:
+        raise ValueError("lengths of a Parquet file are those of its lists: leave them out")
+    try:
+        file = pq.ParquetFile(path)
+    except pa.ArrowException as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+    names = file.schema_arrow.names
+    lists = [column.name for column in file.schema_arrow if _is_list(column.type)]
+    name = "embeddings" if "embeddings" in names else lists[0] if len(lists) == 1 else None
+    if name is None:
+        raise ValueError(f"{path}: expected a list column called embeddings, found {names}")
+    rows = file.read(columns=[column for column in names if column != name])
+    columns = {column: rows.column(column) for column in rows.column_names}
+    ids = columns.pop("id", None)
+    return Source(_parquet_blocks(path, name), file.metadata.num_rows, ids, columns)
+
+
+def _is_list(kind: Any) -> bool:
+    import pyarrow as pa
+
+    tests = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    return any(test(kind) for test in tests)
+
+
+def _parquet_blocks(path: Path, name: str) -> Iterator[EmbeddingSets]:
+    """Sets of a list column. A first pass over the sizes tells whether they are all equal."""
+    sizes = [np.unique(_sizes(batch, path, name)) for batch in _batches(path, name)]
+    ragged = len(np.unique(np.concatenate(sizes))) > 1 if sizes else False
+    for batch in _batches(path, name):
+        lengths = _sizes(batch, path, name)
+        nested = _is_list(batch.type.value_type)
+        vectors = batch.flatten() if nested else batch
+        flat = vectors.flatten()
+        if not len(vectors) or len(flat) % len(vectors):
+            raise ValueError(f"{path}: vectors of column {name!r} differ in their dimensions")
+        elements = flat.to_numpy(zero_copy_only=False).astype(np.float32)
+        block = _padded(elements.reshape(len(vectors), -1), lengths)
+        yield block if ragged else EmbeddingSets(block.values)
+
+
+def _batches(path: Path, name: str) -> Iterator[Any]:
+    import pyarrow.parquet as pq
+
+    file = pq.ParquetFile(path)
+    for batch in file.iter_batches(batch_size=4096, columns=[name]):
+        yield batch.column(0)
+
+
+def _sizes(batch: Any, path: Path, name: str) -> np.ndarray:
+    """Elements of each row of a column of vectors, or of lists of vectors."""
+    import pyarrow.compute as pc
+
+    if batch.null_count:
+        raise ValueError(f"{path}: column {name!r} has rows without embeddings (null)")
+    if not _is_list(batch.type.value_type):
+        return np.ones(len(batch), dtype=np.int64)
+    sizes = np.asarray(pc.list_value_length(batch)).astype(np.int64)
+    if len(sizes) and sizes.min() < 1:
+        raise ValueError(f"{path}: column {name!r} has empty sets; leave these rows out")
+    return sizes

@@ -1,0 +1,96 @@
+"""Embeddings from a model: pictures of a folder, lines of a file, or what is asked on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from divse.cli.embedding_files import Source
+from divse.search.gallery import Gallery
+from divse.sets import EmbeddingSets
+
+if TYPE_CHECKING:
+    from divse.encoder import DivSE
+
+PICTURES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"))
+BATCH = 64
+
+
+def load_model(folder: Path) -> DivSE:
+    """Load a run of train.py."""
+    from divse.encoder import DivSE
+
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: there is no such model folder")
+    return DivSE.from_pretrained(folder)
+
+
+def model_record(folder: Path, model: DivSE) -> dict[str, Any]:
+    """What a gallery remembers of the model that embedded it."""
+    return {
+        "path": str(folder.resolve()),
+        "fingerprint": model.fingerprint,
+        "similarity": dict(model.similarity),
+    }
+
+
+def model_for(gallery: Gallery, folder: Path | None) -> DivSE:
+    """Load the model for queries to this gallery; refuse one that did not embed the gallery."""
+    recorded = gallery.metadata.get("model") or {}
+    if folder is None:
+        if "path" not in recorded:
+            raise ValueError(f"{gallery.path} records no model: name one with --model")
+        folder = Path(recorded["path"])
+    model = load_model(folder)
+    expected = recorded.get("fingerprint")
+    if expected is not None and model.fingerprint != expected:
+        raise ValueError(
+            f"the model {folder} does not fit {gallery.path}: its fingerprint is "
+            f"{model.fingerprint}, the gallery was built with {expected} ({recorded.get('path')})"
+        )
+    return model
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """Every picture below a folder, in order of path."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: there is no such folder of pictures")
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES)
+    if not found:
+        raise ValueError(f"{folder} holds no pictures ({', '.join(sorted(PICTURES))})")
+    return found
+
+
+def encode_folder(model: DivSE, folder: Path) -> Source:
+    """Embed every picture of a folder; ids are the paths within it."""
+    paths = pictures_in(folder)
+    return Source(
+        encode_images(model, paths),
+        len(paths),
+        [path.relative_to(folder).as_posix() for path in paths],
+        {"path": [str(path.resolve()) for path in paths]},
+    )
+
+
+def encode_lines(model: DivSE, file: Path) -> Source:
+    """Embed every line of a text file; ids are line numbers from 0."""
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: there is no such file")
+    texts = file.read_text(encoding="utf-8").splitlines()
+    empty = [number for number, text in enumerate(texts, 1) if not text.strip()]
+    if empty:
+        raise ValueError(f"{file}: line {empty[0]} is empty; give one text a line")
+    return Source(encode_texts(model, texts), len(texts), None, {"text": texts})
+
+
+def encode_images(model: DivSE, paths: list[Path]) -> Iterator[EmbeddingSets]:
+    """Yield the sets of picture files, batch by batch."""
+    for start in range(0, len(paths), BATCH):
+        yield model.encode_images(paths[start : start + BATCH])
+
+
+def encode_texts(model: DivSE, texts: list[str]) -> Iterator[EmbeddingSets]:
+    """Yield the sets of texts, batch by batch."""
+    for start in range(0, len(texts), BATCH):
+        yield model.encode_texts(texts[start : start + BATCH])
