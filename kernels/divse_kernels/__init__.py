@@ -1,0 +1,10 @@
+"""Triton kernels for Smooth-Chamfer scores of all pairs of sets, forward and backward.
+
+Nothing of size (B K) x (N L) is ever in memory. Importing needs torch and triton, no GPU; with
+TRITON_INTERPRET=1 set before, the kernels run on CPU tensors in Triton's interpreter.
+"""
+
+from .launch import launches
+from .ops import smooth_chamfer, supports
+
+__all__ = ["launches", "smooth_chamfer", "supports"]

@@ -1,0 +1,186 @@
+"""Registration with torch: the operators, their fake versions and the gradient.
+
+    divse::smooth_chamfer           scores (B, N) of B query sets and N gallery sets
+    divse::smooth_chamfer_backward  the gradient for one side, (B, K, D) or (N, L, D)
+
+Alpha comes as a number, or as a tensor that overrides it (then its value stays on the device and
+the range-proof path of the kernels is taken).
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import smooth_chamfer_backward, smooth_chamfer_forward
+from .launch import INTERPRETED, Side
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+MAX_SIZE = 32
+MIN_DIMS, MAX_DIMS, DIMS_STEP = 32, 2048, 8
+MAX_ALPHA = 1000.0
+
+
+def _device_refusal(device: torch.device) -> str | None:
+    if INTERPRETED:
+        return None
+    if device.type != "cuda":
+        return (
+            f"the Triton kernels need CUDA tensors, got a tensor on {device}; move it to a GPU, "
+            "or set TRITON_INTERPRET=1 before Python starts to interpret them on a CPU"
+        )
+    if torch.version.hip is not None:
+        return "the Triton kernels use NVIDIA instructions, and this torch is built for AMD"
+    capability = torch.cuda.get_device_capability(device)
+    if capability < (8, 0):
+        return f"the Triton kernels need compute capability 8.0, {device} has {capability}"
+    return None
+
+
+def _shape_refusal(queries: Tensor, gallery: Tensor) -> str | None:
+    for name, sets in (("queries", queries), ("gallery", gallery)):
+        if sets.ndim != 3:
+            return f"{name} must be (sets, elements, dimensions), got shape {tuple(sets.shape)}"
+        if not 1 <= sets.shape[1] <= MAX_SIZE:
+            return f"sets must hold 1 to {MAX_SIZE} elements, {name} hold {sets.shape[1]}"
+    dims = queries.shape[2]
+    if dims != gallery.shape[2]:
+        return f"queries have {dims} dimensions and the gallery {gallery.shape[2]}: they must agree"
+    if dims % DIMS_STEP or not MIN_DIMS <= dims <= MAX_DIMS:
+        return f"D must be a multiple of {DIMS_STEP} from {MIN_DIMS} to {MAX_DIMS}, got {dims}"
+    return None
+
+
+def supports(queries: Tensor, gallery: Tensor) -> str | None:
+    """Why the kernels cannot score (B, K, D) queries against an (N, L, D) gallery, or None."""
+    if queries.device != gallery.device:
+        return f"queries are on {queries.device} and the gallery on {gallery.device}: move one"
+    if queries.dtype != gallery.dtype or queries.dtype not in DTYPES:
+        return (
+            "queries and gallery must both be float32, float16 or bfloat16, "
+            f"got {queries.dtype} and {gallery.dtype}"
+        )
+    return _shape_refusal(queries, gallery) or _device_refusal(queries.device)
+
+
+@torch.library.custom_op("divse::smooth_chamfer", mutates_args=())
+def _scores(
+    queries: Tensor,
+    gallery: Tensor,
+    alpha: float,
+    alpha_tensor: Tensor | None,
+    log_mean: bool,
+    query_lengths: Tensor | None,
+    gallery_lengths: Tensor | None,
+) -> Tensor:
+    return smooth_chamfer_forward.scores(
+        Side.of(queries, query_lengths),
+        Side.of(gallery, gallery_lengths),
+        alpha if alpha_tensor is None else alpha_tensor,
+        log_mean,
+    )
+
+
+@_scores.register_fake
+def _(queries: Tensor, gallery: Tensor, *_: Any) -> Tensor:
+    return queries.new_empty(queries.shape[0], gallery.shape[0], dtype=torch.float32)
+
+
+@torch.library.custom_op("divse::smooth_chamfer_backward", mutates_args=())
+def _gradient(
+    grad_scores: Tensor,
+    rows: Tensor,
+    columns: Tensor,
+    alpha: float,
+    alpha_tensor: Tensor | None,
+    row_lengths: Tensor | None,
+    column_lengths: Tensor | None,
+    dtype: torch.dtype,
+) -> Tensor:
+    return smooth_chamfer_backward.gradient(
+        Side.of(rows, row_lengths),
+        Side.of(columns, column_lengths),
+        grad_scores,
+        alpha if alpha_tensor is None else alpha_tensor,
+        dtype,
+    )
+
+
+@_gradient.register_fake
+def _(grad_scores: Tensor, rows: Tensor, *arguments: Any) -> Tensor:
+    return torch.empty(rows.shape, dtype=arguments[-1], device=rows.device)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    queries, gallery, ctx.alpha, alpha_tensor, _, query_lengths, gallery_lengths = inputs
+    scores = output if ctx.needs_input_grad[3] else None
+    ctx.save_for_backward(queries, gallery, alpha_tensor, query_lengths, gallery_lengths, scores)
+
+
+def _backward(ctx: Any, grad_scores: Tensor) -> tuple[Tensor | None, ...]:
+    """Gradients for queries, gallery and alpha, each only where it is asked for.
+
+    With w = d score / d cosine, d score / d alpha = (sum of w * c - score) / alpha, and the sum of
+    g * w * c over all pairs is the inner product of the queries with their gradient.
+    """
+    queries, gallery, alpha_tensor, query_lengths, gallery_lengths, scores = ctx.saved_tensors
+    need_queries, need_gallery, _, need_alpha = ctx.needs_input_grad[:4]
+    grad_queries = grad_gallery = grad_alpha = None
+    alpha = (ctx.alpha, alpha_tensor)
+    if need_queries or need_alpha:
+        dtype = torch.float32 if need_alpha else queries.dtype
+        grad_queries = torch.ops.divse.smooth_chamfer_backward(
+            grad_scores, queries, gallery, *alpha, query_lengths, gallery_lengths, dtype
+        )
+    if need_gallery:
+        grad_gallery = torch.ops.divse.smooth_chamfer_backward(
+            grad_scores.mT, gallery, queries, *alpha, gallery_lengths, query_lengths, gallery.dtype
+        )
+    if need_alpha:
+        # Where the gradient is 0 there may be padding, which may hold NaN.
+        along = torch.where(grad_queries == 0, 0.0, queries.float() * grad_queries)
+        total = along.sum(dtype=torch.float64) - (grad_scores * scores).sum(dtype=torch.float64)
+        grad_alpha = (total / alpha_tensor).to(alpha_tensor.dtype)
+    grad_queries = grad_queries.to(queries.dtype) if need_queries else None
+    return grad_queries, grad_gallery, None, grad_alpha, None, None, None
+
+
+_scores.register_autograd(_backward, setup_context=_setup_context)
+
+
+def smooth_chamfer(
+    queries: Tensor,
+    gallery: Tensor,
+    alpha: float | Tensor = 16.0,
+    log_mean: bool = False,
+    query_lengths: Tensor | None = None,
+    gallery_lengths: Tensor | None = None,
+) -> Tensor:
+    """Smooth-Chamfer score of every query set with every gallery set, in plain torch:
+
+        c = alpha * torch.einsum("bkd,nld->bnkl", queries, gallery)
+        scores = (c.logsumexp(3).mean(2) + c.logsumexp(2).mean(2)) / (2 * alpha)
+
+    Elements are taken as they are; the ranges of alpha are those of unit vectors.
+
+    Arguments:
+        queries: (B, K, D) float32, float16 or bfloat16; K up to 32, D a multiple of 8.
+        gallery: (N, L, D) of the same kind.
+        alpha: a number in (0, 1000], or a tensor of one number, which may require a gradient.
+        log_mean: mean instead of sum inside the logarithms.
+        query_lengths: (B,) integers from 1 to K: how many elements of each set are real.
+        gallery_lengths: (N,) likewise.
+
+    Returns:
+        (B, N) float32, differentiable in queries, gallery and alpha; gradients repeat bit for bit.
+    """
+    if not torch.compiler.is_compiling() and (reason := supports(queries, gallery)):
+        raise ValueError(reason)
+    if isinstance(alpha, Tensor):
+        if alpha.numel() != 1:
+            raise ValueError(f"alpha must be one number, got a tensor of {tuple(alpha.shape)}")
+        tensor = alpha.reshape(()).to(queries.device, torch.float32)
+        return _scores(queries, gallery, 0.0, tensor, log_mean, query_lengths, gallery_lengths)
+    if not 0 < alpha <= MAX_ALPHA:
+        raise ValueError(f"alpha must be in (0, {MAX_ALPHA:g}], got {alpha}")
+    return _scores(queries, gallery, float(alpha), None, log_mean, query_lengths, gallery_lengths)
