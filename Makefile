@@ -20,7 +20,7 @@ $(READY): pyproject.toml $(wildcard csrc/*)
 	@touch $@
 
 demo: $(READY)
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python bench/demo.py --out demo
+	$(BIN)/python examples/demo.py --out demo
 
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
