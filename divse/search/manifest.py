@@ -163,8 +163,9 @@ def _parse(content: dict[str, Any]) -> Manifest:
         generation=_count(content["generation"]),
         requires=tuple(content["requires"]),
     )
-    if len({segment.name for segment in manifest.segments}) != len(manifest.segments):
-        raise ValueError("a segment is named twice")
+    names = {segment.name for segment in manifest.segments}
+    if not names or len(names) != len(content["segments"]):
+        raise ValueError("there is no segment, or one is named twice")
     if manifest.layout == "uniform" and any(s.k != manifest.k for s in manifest.segments):
         raise ValueError("segments of a uniform gallery differ in K")
     return manifest
@@ -186,7 +187,7 @@ def _parse_segment(content: dict[str, Any]) -> SegmentEntry:
 
 
 def _count(value: object, least: int = 0) -> int:
-    if type(value) is not int or not least <= value < 2**62:
+    if type(value) is not int or not least <= value <= 2**63:
         raise ValueError(f"expected a whole number of at least {least}, found {value!r}")
     return value
 

@@ -57,6 +57,8 @@ class RowStream:
 
         arrays = {}
         if self._numbered:
+            if self._next_id + count > 2**63:
+                raise ValueError("there are no greater integer ids than the gallery's: give ids")
             arrays[ID] = pa.array(np.arange(self._next_id, self._next_id + count))
             self._next_id += count
         for name, source in self._sources.items():

@@ -41,6 +41,8 @@ class NpyStream:
 
     def close(self) -> None:
         """Write the final shape. numpy pads headers so that a longer first axis still fits."""
+        if self._file.closed:
+            return
         self._file.seek(0)
         self._write_header()
         self._file.close()
@@ -87,9 +89,7 @@ class SegmentWriter:
 
     def finish(self) -> SegmentEntry:
         """Close and flush every file and return the segment's entry for the manifest."""
-        self._embeddings.close()
-        if self._rows is not None:
-            self._rows.close()
+        self._close()
         if self._ragged:
             offsets = np.concatenate([[0], *self._lengths]).cumsum(dtype=np.int64)
             np.save(self.folder / OFFSETS, offsets, allow_pickle=False)
@@ -103,10 +103,13 @@ class SegmentWriter:
 
     def discard(self) -> None:
         """Remove what was written."""
+        self._close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _close(self) -> None:
         self._embeddings.close()
         if self._rows is not None:
             self._rows.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,372 @@
+"""Galleries on disk: round trips, what is refused on the way in, and damage that is found."""
+
+import json
+import shutil
+
+import hypothesis
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from hypothesis import strategies as st
+
+from divse.search import intake
+from divse.search.durable import checksum_bytes
+from divse.search.gallery import Gallery
+from divse.search.manifest import GalleryError
+from divse.sets import EmbeddingSets
+
+
+def vectors(*shape: int, seed: int = 0) -> np.ndarray:
+    values = np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+    return values / np.linalg.norm(values, axis=-1, keepdims=True)
+
+
+def sets(n: int = 20, k: int = 4, d: int = 8, seed: int = 0) -> EmbeddingSets:
+    return EmbeddingSets(vectors(n, k, d, seed=seed))
+
+
+def ragged(n: int = 20, k: int = 5, d: int = 8, seed: int = 0) -> EmbeddingSets:
+    lengths = np.random.default_rng(seed + 1).integers(1, k + 1, n)
+    values = vectors(n, k, d, seed=seed)
+    values[np.arange(k) >= lengths[:, None]] = np.nan  # padding may hold anything
+    return EmbeddingSets(values, lengths)
+
+
+def assert_same(stored: EmbeddingSets, given: EmbeddingSets, dtype: str) -> None:
+    lengths = np.full(len(given), given.k) if given.lengths is None else given.lengths
+    for row, length in enumerate(np.asarray(lengths)):
+        expected = np.asarray(given.values[row, :length]).astype(dtype)
+        np.testing.assert_array_equal(stored.values[row, :length], expected)
+        if stored.lengths is not None:
+            assert stored.lengths[row] == length
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("make", [sets, ragged])
+def test_round_trip(tmp_path, make, dtype):
+    given = make()
+    names = [f"set {row}" for row in range(len(given))]
+    Gallery.create(
+        tmp_path / "g", given, names, {"year": range(2000, 2020)}, dtype=dtype, metadata={"a": 1}
+    )
+    gallery = Gallery.open(tmp_path / "g")
+    assert (len(gallery), gallery.dim, gallery.metadata) == (20, 8, {"a": 1})
+    assert gallery.ragged == (given.lengths is not None)
+    assert_same(gallery.sets(), given, dtype)
+    assert gallery.ids.tolist() == names
+    assert gallery.columns["year"].to_pylist() == list(range(2000, 2020))
+    assert gallery.take_rows([3]) == [{"id": "set 3", "year": 2003}]
+    gallery.verify()
+
+
+def test_whole_uniform_gallery_is_a_memory_map(tmp_path):
+    gallery = Gallery.create(tmp_path / "g", sets())
+    assert isinstance(gallery.sets().values, np.memmap)
+    for _, block in gallery.blocks(1):
+        assert np.shares_memory(block.values, gallery.sets().values)
+
+
+@pytest.mark.parametrize("make", [sets, ragged])
+def test_streams_in_blocks_and_reads_in_blocks(tmp_path, monkeypatch, make):
+    monkeypatch.setattr(intake, "BLOCK_BYTES", 3 * 5 * 8 * 4)  # about three sets at a time
+    given, seen = make(), []
+    stream = (given[start : start + 7] for start in range(0, 20, 7))
+    gallery = Gallery.create(
+        tmp_path / "g", stream, iter(range(100, 120)), {"n": iter("abcd" * 5)}, progress=seen.append
+    )
+    assert sum(seen) == 20 and max(seen) < 7
+    assert_same(gallery.sets(), given, "float16")
+    assert gallery.ids.tolist() == list(range(100, 120))
+    for start, block in gallery.blocks(6 * 8 * 2 * 5):
+        assert_same(block, given[start : start + len(block)], "float16")
+
+
+def test_torch_and_plain_arrays_are_taken(tmp_path):
+    values = vectors(3, 2, 8)
+    for number, given in enumerate([values, torch.from_numpy(values), [values[:1], values[1:]]]):
+        gallery = Gallery.create(tmp_path / str(number), given, dtype="float32")
+        np.testing.assert_array_equal(gallery.sets().values, values)
+
+
+def test_elements_are_normalised_on_the_way_in(tmp_path):
+    values = vectors(3, 2, 8)
+    scale = np.array([1e-30, 7, 1e30], dtype=np.float32)[:, None, None]
+    gallery = Gallery.create(tmp_path / "g", values * scale, dtype="float32")
+    np.testing.assert_allclose(gallery.sets().values, values, atol=1e-6)
+
+
+@pytest.mark.parametrize("make", [sets, ragged])
+def test_add_leaves_earlier_readers_alone(tmp_path, make):
+    first, second = make(seed=1), make(6, seed=2)
+    old = Gallery.create(tmp_path / "g", first, columns={"n": list(range(20))})
+    new = old.add(second, columns={"n": list(range(6))})
+    assert (len(old), len(new), len(Gallery.open(tmp_path / "g"))) == (20, 26, 26)
+    assert new.ids.tolist() == list(range(26))
+    assert_same(new.sets(np.arange(20, 26)), second, "float16")
+    mixed = np.array([25, 3, 20, 19])
+    assert_same(new.sets(mixed), EmbeddingSets.cat([first, second])[mixed].numpy(), "float16")
+    assert [start for start, _ in new.blocks()] == [0, 20]
+    assert new.set_sizes().sum() == new.manifest.elements
+    new.verify()
+
+
+def test_add_to_a_stale_gallery_is_refused_and_leaves_nothing(tmp_path):
+    first = Gallery.create(tmp_path / "g", sets())
+    first.add(sets(seed=1))
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(GalleryError, match="changed meanwhile"):
+        first.add(sets(seed=2))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_overwrite_replaces_and_needs_to_be_asked_for(tmp_path):
+    Gallery.create(tmp_path / "g", sets())
+    with pytest.raises(FileExistsError, match="overwrite=True"):
+        Gallery.create(tmp_path / "g", sets(5))
+    with pytest.raises(ValueError, match="twice"):
+        Gallery.create(tmp_path / "g", sets(2), ids=["a", "a"], overwrite=True)
+    assert len(Gallery.open(tmp_path / "g")) == 20
+    Gallery.create(tmp_path / "g", sets(5, k=2), overwrite=True)
+    assert (len(Gallery.open(tmp_path / "g")), Gallery.open(tmp_path / "g").k) == (5, 2)
+    assert len(list((tmp_path / "g").iterdir())) == 2
+
+
+@pytest.mark.parametrize(("bad", "word"), [(0.0, "zero"), (np.nan, "not finite"), (np.inf, "not")])
+def test_element_without_direction_is_named(tmp_path, monkeypatch, bad, word):
+    monkeypatch.setattr(intake, "BLOCK_BYTES", 5 * 4 * 8 * 4)
+    values = vectors(20, 4, 8)
+    values[13, 2] = bad
+    with pytest.raises(ValueError, match=f"row 13: element 2 is {word}"):
+        Gallery.create(tmp_path / "g", values)
+    assert not (tmp_path / "g").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "arguments", "message"),
+    [
+        (sets(3), {"ids": ["a", "b", "a"]}, "'a' occurs twice"),
+        (sets(3), {"ids": [1, 2]}, "fewer values of 'id' than sets"),
+        (sets(3), {"ids": [1, 2, 3, 4]}, "more ids than sets"),
+        (sets(3), {"ids": ["a", None, "b"]}, "1 ids are missing"),
+        (sets(3), {"ids": [1.5, 2.5, 3.5]}, "strings or integers"),
+        (sets(3), {"ids": [1, "b", 3]}, "one type"),
+        (sets(3), {"ids": "abc"}, "not a str"),
+        (sets(3), {"columns": {"id": [1, 2, 3]}}, "pass these values as ids="),
+        (sets(3), {"columns": {"n": [1, 2]}}, "fewer values of 'n'"),
+        (sets(3), {"columns": {"n": iter([1, 2, 3, 4])}}, "more values of column 'n'"),
+        (sets(3), {"dtype": "int8"}, "expected float16 or float32"),
+        (sets(0), {}, "no sets"),
+        (iter(()), {}, "no sets"),
+        ([sets(3), sets(3, k=2)], {}, "row 3 and after: sets have K=2"),
+        ([sets(3), sets(3, d=16)], {}, "row 3: sets have D=16"),
+        ([sets(3), ragged(4, k=4)], {}, "uniform with K=4"),
+        (7, {}, "got int, expected EmbeddingSets"),
+    ],
+)
+def test_wrong_input_is_refused_and_leaves_nothing(tmp_path, given, arguments, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        Gallery.create(tmp_path / "g", given, **arguments)
+    assert not (tmp_path / "g").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"ids": ["x"], "columns": {}}, "has columns"),
+        ({"columns": {"n": [1]}}, "string ids"),
+        ({"ids": [5], "columns": {"n": [1]}}, "ids are string"),
+        ({"ids": ["a"], "columns": {"n": [1]}}, "'a' occurs twice"),
+        ({"ids": ["x"], "columns": {"n": ["one"]}}, "'n' are not int64"),
+    ],
+)
+def test_rows_that_do_not_fit_the_gallery(tmp_path, arguments, message):
+    gallery = Gallery.create(tmp_path / "g", sets(2), ["a", "b"], {"n": [1, 2]})
+    with pytest.raises((ValueError, TypeError), match=message):
+        gallery.add(sets(1), **arguments)
+    assert len(Gallery.open(tmp_path / "g")) == 2
+
+
+def test_numbered_rows_follow_the_greatest_id(tmp_path):
+    gallery = Gallery.create(tmp_path / "g", sets(2), ids=np.array([7, 3], dtype=np.uint8))
+    assert gallery.add(sets(2, seed=1)).ids.tolist() == [7, 3, 8, 9]
+
+
+def test_numbering_ends_where_int64_ends(tmp_path):
+    gallery = Gallery.create(tmp_path / "g", sets(1), ids=[2**63 - 1])
+    assert Gallery.open(tmp_path / "g").ids.tolist() == [2**63 - 1]
+    with pytest.raises(ValueError, match="no greater integer ids"):
+        gallery.add(sets(1))
+
+
+def test_columns_of_any_arrow_type(tmp_path):
+    tags = pa.chunked_array([[["a"], []], [["b", "c"]]])
+    gallery = Gallery.create(tmp_path / "g", sets(3), columns={"tags": tags, "none": [None] * 3})
+    assert gallery.add(sets(1, seed=1), columns={"tags": [["d"]], "none": [None]}).take_rows(
+        [2, 3]
+    )[1] == {"id": 3, "tags": ["d"], "none": None}
+
+
+# --- damage
+
+
+@pytest.fixture
+def stored(tmp_path):
+    Gallery.create(tmp_path / "g", ragged(), [f"set {row}" for row in range(20)])
+    return tmp_path / "g"
+
+
+def segment(folder):
+    return next(folder.glob("segment-*"))
+
+
+def edit_manifest(folder, sign=True, **changes):
+    path = folder / "manifest.json"
+    content = {**json.loads(path.read_text()), **changes}
+    if sign:
+        content.pop("checksum")
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+        content["checksum"] = checksum_bytes(text.encode())
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("name", ["embeddings.npy", "offsets.npy", "rows.arrow"])
+def test_file_damage_is_found_and_named(stored, name):
+    path = segment(stored) / name
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    with pytest.raises(GalleryError, match=f"{name} is truncated"):
+        Gallery.open(stored)
+    path.write_bytes(whole + b"x")
+    with pytest.raises(GalleryError, match=f"{name} is too long"):
+        Gallery.open(stored)
+    path.unlink()
+    with pytest.raises(GalleryError, match=f"{name} is missing"):
+        Gallery.open(stored)
+    path.write_bytes(whole)
+    Gallery.open(stored).verify()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 1
+    path.write_bytes(bytes(flipped))
+    with pytest.raises(GalleryError, match=name):
+        Gallery.open(stored).verify()
+
+
+def test_header_that_does_not_fit_the_manifest(stored):
+    path = segment(stored) / "embeddings.npy"
+    header = path.read_bytes()
+    path.write_bytes(header.replace(b"<f2", b"<i2"))
+    with pytest.raises(GalleryError, match=r"int16.*the manifest says float16"):
+        Gallery.open(stored)
+    pickled = np.array([None] * 3, dtype=object)
+    np.save(path, pickled, allow_pickle=True)
+    path.write_bytes(path.read_bytes().ljust(len(header), b"\0"))
+    with pytest.raises(GalleryError, match="embeddings.npy is damaged"):
+        Gallery.open(stored)
+
+
+def test_offsets_that_do_not_divide_the_elements(stored):
+    path = segment(stored) / "offsets.npy"
+    offsets = np.load(path)
+    offsets[3] = 10**9
+    np.save(path, offsets)
+    with pytest.raises(GalleryError, match="offsets do not divide"):
+        Gallery.open(stored)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"version": 2}, "newer divse.*version 2.*update divse"),
+        ({"requires": ["tombstones"]}, "newer divse.*tombstones"),
+        ({"version": "1"}, "damaged: version '1'"),
+        ({"format": "other"}, "not a divse gallery"),
+        ({"dtype": "float64"}, "damaged.*float64"),
+        ({"dim": -8}, "damaged.*-8"),
+        ({"segments": {}}, "damaged"),
+        ({"segments": [{"name": "../../etc"}]}, "damaged.*segment name"),
+        ({"metadata": 3}, "damaged"),
+    ],
+)
+def test_manifest_damage_is_named(stored, changes, message):
+    edit_manifest(stored, **changes)
+    with pytest.raises(GalleryError, match=message):
+        Gallery.open(stored)
+
+
+def test_manifest_is_checked_against_its_own_checksum(stored):
+    edit_manifest(stored)
+    Gallery.open(stored)
+    edit_manifest(stored, sign=False, generation=7)
+    with pytest.raises(GalleryError, match="its own checksum"):
+        Gallery.open(stored)
+    (stored / "manifest.json").write_bytes(b"\xff{")
+    with pytest.raises(GalleryError, match="not JSON"):
+        Gallery.open(stored)
+
+
+def test_foreign_and_missing_folders(tmp_path, stored):
+    with pytest.raises(FileNotFoundError, match="no gallery at"):
+        Gallery.open(tmp_path / "nowhere")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").touch()
+    with pytest.raises(GalleryError, match="not a gallery"):
+        Gallery.open(tmp_path / "photos")
+    with pytest.raises(FileExistsError, match="choose another folder"):
+        Gallery.create(tmp_path / "photos", sets(), overwrite=True)
+    assert (tmp_path / "photos" / "a.jpg").exists()
+
+
+def test_links_out_of_the_gallery_are_refused(stored, tmp_path):
+    inside, outside = segment(stored), tmp_path / "elsewhere"
+    shutil.move(inside, outside)
+    inside.symlink_to(outside)
+    with pytest.raises(GalleryError, match="link"):
+        Gallery.open(stored)
+
+
+def test_unknown_files_of_a_later_divse_are_verified_but_not_needed(stored):
+    codes = segment(stored) / "codes.npy"
+    codes.write_bytes(b"later")
+    content = json.loads((stored / "manifest.json").read_text())
+    entry = {"bytes": 5, "blake2b": checksum_bytes(b"later")}
+    content["segments"][0]["files"]["codes.npy"] = entry
+    edit_manifest(stored, segments=content["segments"])
+    Gallery.open(stored).verify()
+    codes.write_bytes(b"Later")
+    with pytest.raises(GalleryError, match="codes.npy"):
+        Gallery.open(stored).verify()
+
+
+def test_numpy_and_pyarrow_alone_can_read_it(stored):
+    manifest = json.loads((stored / "manifest.json").read_text())
+    assert (manifest["format"], manifest["version"]) == ("divse-gallery", 1)
+    folder = stored / manifest["segments"][0]["name"]
+    packed, offsets = np.load(folder / "embeddings.npy"), np.load(folder / "offsets.npy")
+    given = ragged()
+    first = packed[offsets[4] : offsets[5]]
+    np.testing.assert_array_equal(first, given.values[4, : given.lengths[4]].astype(np.float16))
+    with pa.memory_map(str(folder / "rows.arrow")) as source:
+        assert pa.ipc.open_file(source).read_all().column("id")[4].as_py() == "set 4"
+
+
+@hypothesis.settings(max_examples=15, deadline=None)
+@hypothesis.given(st.data())
+def test_any_sets_survive_the_round_trip(tmp_path_factory, data):
+    n, k, d = (
+        data.draw(st.integers(1, most), name) for most, name in ((9, "N"), (6, "K"), (9, "D"))
+    )
+    seed, split = data.draw(st.integers(0, 99)), data.draw(st.integers(0, n))
+    given = data.draw(st.sampled_from([sets, ragged]))(n, k, d, seed)
+    kind = data.draw(st.sampled_from([st.text(), st.integers(-(2**63), 2**63 - 1)]))
+    ids = data.draw(st.lists(kind, min_size=n, max_size=n, unique=True))
+    dtype = data.draw(st.sampled_from(["float16", "float32"]))
+    parts = [part for part in (given[:split], given[split:]) if len(part)]
+    folder = tmp_path_factory.mktemp("any")
+    gallery = Gallery.create(folder / "g", parts[0], ids[: len(parts[0])], dtype=dtype)
+    if len(parts) == 2:
+        gallery = gallery.add(parts[1], ids[split:])
+    gallery = Gallery.open(folder / "g")
+    gallery.verify()
+    assert gallery.ids.tolist() == ids
+    assert_same(gallery.sets(), given, dtype)
