@@ -1,0 +1,254 @@
+// Gradients. The similarity is symmetric, so the side that fills the lanes better goes in lanes
+// (x below), the other is the dense side (y). Blocks of x by blocks of y, one after another; in a
+// block all threads first compute the weights W [y element][x vector][lane], then both products:
+//
+//     grad_x = sum_y W y,   grad_y = sum_x W x
+//
+// Every element of a result is summed by one thread in one order: no atomics, and the same bits
+// for any number of threads. Of all pairs of elements only one block is ever stored.
+#include <algorithm>
+#include <cstring>
+#include <numeric>
+#include <vector>
+
+#include "parallel.h"
+#include "smooth_chamfer.h"
+#include "workspace.h"
+
+namespace divse {
+
+namespace {
+
+using Index = std::int64_t;
+
+constexpr Index block_columns = 1024;  // x elements, lanes included, of a block of weights
+constexpr Index block_rows = 1024;     // y elements of it; one set and one group at the least
+constexpr Index rows_of_a_task = 24;   // of a product; a multiple of every kernel's rows
+
+Index ceil_div(Index a, Index b) { return (a + b - 1) / b; }
+
+const float* row_of(const Sets& sets, Index n, Index k) {
+    return static_cast<const float*>(sets.values) + n * sets.set_stride + k * sets.element_stride;
+}
+
+// Dense rows, zero padded to the width: the elements and their gradients.
+struct Dense {
+    Index rows, dim, padded;
+    Floats values, grads;
+
+    Dense(Index count, Index d, Index width)
+        : rows(count), dim(d), padded(ceil_div(d, width) * width), values(rows * padded),
+          grads(rows * padded) {
+        const auto bytes = static_cast<std::size_t>(rows * padded) * sizeof(float);
+        std::memset(values.data(), 0, bytes);
+        std::memset(grads.data(), 0, bytes);
+    }
+
+    void put(Index row, const float* element) {
+        std::copy_n(element, dim, values.data() + row * padded);
+    }
+    void take(Index row, float* out) const {
+        std::copy_n(grads.data() + row * padded, dim, out);
+    }
+};
+
+// A run of whole y sets.
+struct Run {
+    Index first, last, row;  // sets, and the dense row of the first element
+};
+
+// One side of the problem and where its gradient goes, (count, elements, dim).
+struct Side {
+    const Sets& sets;
+    float* grad;
+};
+
+class Backward {
+public:
+    Backward(Side x, Side y, const GradScores& grad_scores, const Similarity& similarity,
+             const Kernel& kernel, int threads)
+        : x_(x), y_(y), grad_scores_(grad_scores), kernel_(kernel), threads_(threads),
+          terms_(terms_of(similarity, std::max(x.sets.elements, y.sets.elements))),
+          dense_y_(number_y_rows(), y.sets.dim, kernel.width) {
+        for (Index n = 0; n < y.sets.count; ++n) {
+            for (Index j = 0; j < length_at(y.sets, n); ++j) {
+                dense_y_.put(y_row_[at(n)] + j, row_of(y.sets, n, j));
+            }
+        }
+    }
+
+    // Returns sum of grad * (sum_ij w_ij c_ij - SC).
+    double run() {
+        const Index groups = std::max<Index>(1, block_columns / (x_.sets.elements * kernel_.width));
+        const Index queries = groups * kernel_.width;
+        double moment = 0;
+        for (Index q = 0; q < x_.sets.count; q += queries) {
+            moment += x_block(q, std::min(queries, x_.sets.count - q));
+        }
+        for (Index n = 0; n < y_.sets.count; ++n) {
+            for (Index j = 0; j < length_at(y_.sets, n); ++j) {
+                dense_y_.take(y_row_[at(n)] + j, y_.grad + (n * y_.sets.elements + j) * y_.sets.dim);
+            }
+        }
+        return moment;
+    }
+
+private:
+    static std::size_t at(Index i) { return static_cast<std::size_t>(i); }
+
+    Index number_y_rows() {
+        Index rows = 0;
+        for (Index n = 0; n < y_.sets.count; ++n) {
+            y_row_.push_back(rows);
+            rows += length_at(y_.sets, n);
+        }
+        y_row_.push_back(rows);
+        return rows;
+    }
+
+    // Whole sets of first..last in runs of at most `rows` elements, or of one longer set.
+    std::vector<Run> runs(Index first, Index last, Index rows) const {
+        std::vector<Run> found;
+        for (Index n = first; n < last;) {
+            const Index row = y_row_[at(n)];
+            Index end = n + 1;
+            while (end < last && y_row_[at(end + 1)] - row <= rows) ++end;
+            found.push_back({n, end, row});
+            n = end;
+        }
+        return found;
+    }
+
+    // Column of x element (q, k) in the weights: lanes are queries.
+    Index column(Index q, Index k) const {
+        return (q / kernel_.width * x_.sets.elements + k) * kernel_.width + q % kernel_.width;
+    }
+
+    double x_block(Index first, Index count) {
+        const PackedQueries packed(x_.sets, first, count, true, kernel_);
+        const Index columns = packed.block().groups * x_.sets.elements * kernel_.width;
+        Dense dense_x(columns, x_.sets.dim, kernel_.width);
+        for (Index q = 0; q < count; ++q) {
+            for (Index k = 0; k < length_at(x_.sets, first + q); ++k) {
+                dense_x.put(column(q, k), row_of(x_.sets, first + q, k));
+            }
+        }
+        double moment = 0;
+        for (const Run& run : runs(0, y_.sets.count, block_rows)) {
+            const Floats weights((y_row_[at(run.last)] - run.row) * columns);
+            moment += weigh(packed.block(), run, columns, weights.data());
+            multiply(run, columns, weights.data(), dense_x);
+        }
+        for (Index q = 0; q < count; ++q) {
+            for (Index k = 0; k < x_.sets.elements; ++k) {
+                float* out = x_.grad + ((first + q) * x_.sets.elements + k) * x_.sets.dim;
+                dense_x.take(column(q, k), out);
+            }
+        }
+        return moment;
+    }
+
+    double weigh(const QueryBlock& block, const Run& run, Index columns, float* weights) const {
+        const std::vector<Run> parts = runs(run.first, run.last, tile_elements);
+        std::vector<double> moments(parts.size());
+        parallel_for(static_cast<Index>(parts.size()), threads_, [&](Index task, int) {
+            const Run& part = parts[at(task)];
+            float* out = weights + (part.row - run.row) * columns;
+            moments[at(task)] = weigh_part(block, part, out);
+        });
+        return std::accumulate(moments.begin(), moments.end(), 0.0);
+    }
+
+    double weigh_part(const QueryBlock& block, const Run& part, float* weights) const {
+        std::vector<const float*> rows;
+        for (Index r = part.row; r < y_row_[at(part.last)]; ++r) {
+            rows.push_back(dense_y_.values.data() + r * dense_y_.padded);
+        }
+        std::vector<Index> counts;
+        for (Index n = part.first; n < part.last; ++n) counts.push_back(length_at(y_.sets, n));
+        const std::vector<float> grads = grads_in_lanes(block, part);
+        const Workspace workspace(kernel_, 1, block.elements, y_.sets.elements, block.dim);
+        const DenseSets sets{rows.data(), counts.data(), part.last - part.first};
+        return kernel_.weigh(block, sets, terms_, grads.data(), weights, workspace.scratch());
+    }
+
+    // [set][group][lane], zero in lanes without a query.
+    std::vector<float> grads_in_lanes(const QueryBlock& block, const Run& part) const {
+        const Index lanes = block.groups * kernel_.width;
+        std::vector<float> grads(at((part.last - part.first) * lanes));
+        for (Index n = part.first; n < part.last; ++n) {
+            for (Index q = 0; q < block.count; ++q) {
+                grads[at((n - part.first) * lanes + q)] =
+                    grad_scores_.values[(block.first + q) * grad_scores_.query_stride +
+                                        n * grad_scores_.gallery_stride];
+            }
+        }
+        return grads;
+    }
+
+    // Both products of one block of weights, each task some rows of one of them.
+    void multiply(const Run& run, Index columns, const float* weights, const Dense& x) const {
+        const Index y_rows = y_row_[at(run.last)] - run.row, padded = dense_y_.padded;
+        const Index x_tasks = ceil_div(columns, rows_of_a_task);
+        const Index tasks = x_tasks + ceil_div(y_rows, rows_of_a_task);
+        const float* y_values = dense_y_.values.data() + run.row * padded;
+        float* y_grads = dense_y_.grads.data() + run.row * padded;
+        parallel_for(tasks, threads_, [&](Index task, int) {
+            if (task < x_tasks) {  // transposed: row = column of the weights
+                rows_of_product(task, columns, weights, 1, columns, y_values, y_rows,
+                                x.grads.data());
+            } else {
+                rows_of_product(task - x_tasks, y_rows, weights, columns, 1, x.values.data(),
+                                columns, y_grads);
+            }
+        });
+    }
+
+    void rows_of_product(Index task, Index rows, const float* weights, Index row_stride, Index step,
+                         const float* values, Index depth, float* grads) const {
+        const Index first = task * rows_of_a_task, padded = dense_y_.padded;
+        const Index count = std::min(rows_of_a_task, rows - first);
+        const float* addresses[rows_of_a_task];
+        for (Index r = 0; r < count; ++r) addresses[r] = weights + (first + r) * row_stride;
+        kernel_.accumulate(addresses, count, step, values, padded, padded / kernel_.width, depth,
+                           grads + first * padded, padded);
+    }
+
+    const Side x_, y_;
+    const GradScores grad_scores_;  // query_stride moves along x
+    const Kernel& kernel_;
+    const int threads_;
+    const Terms terms_;
+    std::vector<Index> y_row_;  // (sets + 1,) dense row of every set's first element
+    Dense dense_y_;
+};
+
+// Lanes per set that hold none.
+double waste(Index count, int width) {
+    return double(ceil_div(count, width) * width) / double(count);
+}
+
+}  // namespace
+
+double backward(const Sets& queries, const Sets& gallery, Similarity similarity,
+                const Kernel& kernel, int threads, const GradScores& grad_scores,
+                float* grad_queries, float* grad_gallery) {
+    const auto clear = [](const Sets& sets, float* grad) {
+        std::fill_n(grad, sets.count * sets.elements * sets.dim, 0.0f);
+    };
+    clear(queries, grad_queries);
+    clear(gallery, grad_gallery);
+    if (queries.count == 0 || gallery.count == 0) return 0;
+    const double work = 3.0 * double(queries.count * queries.elements) *
+                        double(gallery.count * gallery.elements) * double(queries.dim);
+    Side x{queries, grad_queries}, y{gallery, grad_gallery};
+    GradScores grads = grad_scores;
+    const bool swapped = waste(gallery.count, kernel.width) < waste(queries.count, kernel.width);
+    if (swapped) grads = {grads.values, grads.gallery_stride, grads.query_stride};
+    return Backward(swapped ? y : x, swapped ? x : y, grads, similarity, kernel,
+                    worthwhile_threads(thread_count(threads), work))
+               .run() /
+           similarity.alpha;
+}
+
+}  // namespace divse

@@ -1,0 +1,180 @@
+// From cosines to a score, one set pair per lane. Axis a may be ragged over the lanes (elements of
+// the sets that the lanes hold), axis b is common to all lanes; the similarity is symmetric, so
+// either may be the query's.
+#pragma once
+
+#include "elementary.h"
+#include "kernel.h"
+
+namespace divse {
+
+// Cosines of elements a_first.. by b_first.. of the two sets: cosines[a * a_stride + b * b_stride].
+struct Grid {
+    const float* cosines;
+    std::int64_t a_stride, b_stride, a_first, b_first, a_count, b_count;
+};
+
+// Running sums, [element][lane]; the maxima only on the shifted path.
+struct Sums {
+    float *a, *b, *a_max, *b_max;
+};
+
+static inline Sums sums_at(float* memory, std::int64_t a, std::int64_t b, int width) {
+    return {memory, memory + a * width, memory + (a + b) * width, memory + (2 * a + b) * width};
+}
+
+template <class V>
+void fill(float* values, std::int64_t count, float value) {
+    for (std::int64_t i = 0; i < count; ++i) V::store(values + i * V::width, V::broadcast(value));
+}
+
+template <class V>
+void begin(const Sums& sums, std::int64_t a, std::int64_t b, bool shifted) {
+    fill<V>(sums.a, a + b, 0.0f);  // a and b are adjacent, so are the maxima
+    if (shifted) fill<V>(sums.a_max, a + b, -__builtin_inff());
+}
+
+// Lanes whose set has an element a.
+template <class V>
+typename V::Mask present(std::int64_t a, typename V::F a_lengths) {
+    return V::less(V::broadcast(static_cast<float>(a)), a_lengths);
+}
+
+template <class V, bool Ragged>
+void fold_unshifted(const Grid& grid, typename V::F a_lengths, const Sums& sums,
+                    const Exp2<V>& exp2) {
+    using F = typename V::F;
+    for (std::int64_t a = 0; a < grid.a_count; ++a) {
+        const auto real = present<V>(grid.a_first + a, a_lengths);
+        const float* cosines = grid.cosines + a * grid.a_stride;
+        F row = V::zero();
+        float* column = sums.b + grid.b_first * V::width;
+        for (std::int64_t b = 0; b < grid.b_count; ++b, column += V::width) {
+            F e = exp2(V::load(cosines + b * grid.b_stride));
+            if constexpr (Ragged) e = V::select(real, e, V::zero());
+            row = V::add(row, e);
+            V::store(column, V::add(V::load(column), e));
+        }
+        float* total = sums.a + (grid.a_first + a) * V::width;
+        V::store(total, V::add(V::load(total), row));
+    }
+}
+
+// Raises a running maximum and rescales its sum: sum e^x-max is kept across tiles.
+template <class V>
+void raise(float* maximum, float* sum, typename V::F value, const Exp2<V>& exp2) {
+    const auto old = V::load(maximum);
+    const auto risen = V::max(old, value);
+    V::store(maximum, risen);
+    V::store(sum, V::mul(V::load(sum), exp2(V::sub(old, risen))));
+}
+
+template <class V>
+void raise_maxima(const Grid& grid, typename V::F a_lengths, const Sums& sums,
+                  const Exp2<V>& exp2) {
+    using F = typename V::F;
+    const F lowest = V::broadcast(-__builtin_inff());
+    for (std::int64_t a = 0; a < grid.a_count; ++a) {
+        F most = lowest;
+        for (std::int64_t b = 0; b < grid.b_count; ++b) {
+            most = V::max(most, V::load(grid.cosines + a * grid.a_stride + b * grid.b_stride));
+        }
+        const std::int64_t at = (grid.a_first + a) * V::width;
+        raise<V>(sums.a_max + at, sums.a + at, most, exp2);
+    }
+    for (std::int64_t b = 0; b < grid.b_count; ++b) {
+        F most = lowest;
+        for (std::int64_t a = 0; a < grid.a_count; ++a) {
+            const F c = V::load(grid.cosines + a * grid.a_stride + b * grid.b_stride);
+            most = V::max(most, V::select(present<V>(grid.a_first + a, a_lengths), c, lowest));
+        }
+        const std::int64_t at = (grid.b_first + b) * V::width;
+        raise<V>(sums.b_max + at, sums.b + at, most, exp2);
+    }
+}
+
+template <class V>
+void fold_shifted(const Grid& grid, typename V::F a_lengths, const Sums& sums,
+                  const Exp2<V>& exp2) {
+    using F = typename V::F;
+    raise_maxima<V>(grid, a_lengths, sums, exp2);
+    for (std::int64_t a = 0; a < grid.a_count; ++a) {
+        const auto real = present<V>(grid.a_first + a, a_lengths);
+        const std::int64_t at = (grid.a_first + a) * V::width;
+        const F a_max = V::load(sums.a_max + at);
+        F row = V::zero();
+        for (std::int64_t b = 0; b < grid.b_count; ++b) {
+            const F c = V::load(grid.cosines + a * grid.a_stride + b * grid.b_stride);
+            const std::int64_t column = (grid.b_first + b) * V::width;
+            const F e = exp2(V::sub(c, V::load(sums.b_max + column)));
+            row = V::add(row, exp2(V::sub(c, a_max)));
+            V::store(sums.b + column,
+                     V::add(V::load(sums.b + column), V::select(real, e, V::zero())));
+        }
+        V::store(sums.a + at, V::add(V::load(sums.a + at), row));
+    }
+}
+
+// Adds the exponentials of a tile to the running sums.
+template <class V>
+void fold(const Grid& grid, typename V::F a_lengths, bool ragged, bool shifted, const Sums& sums,
+          const Exp2<V>& exp2) {
+    if (shifted) {
+        fold_shifted<V>(grid, a_lengths, sums, exp2);
+    } else if (ragged) {
+        fold_unshifted<V, true>(grid, a_lengths, sums, exp2);
+    } else {
+        fold_unshifted<V, false>(grid, a_lengths, sums, exp2);
+    }
+}
+
+// Mean over one axis of log2 of the sums, divided by the scale, plus the mean maximum; `sound`
+// loses the lanes with a sum out of range.
+template <class V>
+typename V::F mean_log(const float* values, const float* maxima, std::int64_t count,
+                       typename V::F lengths, float scale, bool shifted,
+                       typename V::Mask& sound) {
+    using F = typename V::F;
+    LogSum<V> logs;
+    F best = V::zero();
+    const F low = V::broadcast(0x1p-90f), high = V::broadcast(0x1p126f);
+    for (std::int64_t i = 0; i < count; ++i) {
+        const auto real = present<V>(i, lengths);
+        const F x = V::select(real, V::load(values + i * V::width), V::broadcast(1.0f));
+        sound = V::both(sound, V::both(V::less(low, x), V::less(x, high)));
+        logs.add(x);
+        if (shifted) {
+            const F most = V::load(maxima + i * V::width);
+            best = V::add(best, V::select(real, most, V::zero()));
+        }
+    }
+    const F log = V::div(logs.total(), V::broadcast(scale));
+    return V::div(V::add(best, log), lengths);
+}
+
+// Scores of the lanes; NaN where a sum left its range (or the vectors hold NaN).
+template <class V>
+typename V::F score_of(const Sums& sums, std::int64_t a, std::int64_t b, typename V::F a_lengths,
+                       const Terms& terms, bool shifted) {
+    using F = typename V::F;
+    const F b_length = V::broadcast(static_cast<float>(b));
+    auto sound = V::less(V::zero(), a_lengths);
+    const F over_a =
+        mean_log<V>(sums.a, sums.a_max, a, a_lengths, terms.scale, shifted, sound);
+    const F over_b = mean_log<V>(sums.b, sums.b_max, b, b_length, terms.scale, shifted, sound);
+    F both = V::add(over_a, over_b);
+    if (terms.log_mean) {
+        const F sizes = V::add(log2<V>(a_lengths), log2<V>(b_length));
+        both = V::sub(both, V::div(sizes, V::broadcast(terms.scale)));
+    }
+    return V::select(sound, V::mul(both, V::broadcast(0.5f)), V::broadcast(__builtin_nanf("")));
+}
+
+// A first pass stores every score; the shifted one after it only those that are still open, so a
+// score does not depend on its neighbours.
+static inline float mended(float stored, float score, bool shifted, const Terms& terms) {
+    const bool second = shifted && !terms.shifted;
+    return second && stored == stored ? stored : score;
+}
+
+}  // namespace divse

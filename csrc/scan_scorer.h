@@ -1,0 +1,130 @@
+// Scores with lanes = gallery sets, for a few queries: the gallery is read in place, once.
+#pragma once
+
+#include "dot.h"
+#include "fold.h"
+#include "kernel.h"
+#include "sets_access.h"
+
+namespace divse {
+
+template <class V>
+class ScanScorer {
+    using F = typename V::F;
+
+public:
+    ScanScorer(const QueryBlock& block, const Sets& gallery, const Terms& terms,
+               const Scratch& scratch)
+        : block_(block), gallery_(gallery), terms_(terms), scratch_(scratch), exp2_(terms.scale),
+          query_rows_(block.count * block.elements) {}
+
+    void run(std::int64_t first, std::int64_t last, float* out, std::int64_t stride) const {
+        for (std::int64_t n = first; n < last; n += V::width) {
+            const Lanes lanes = lanes_of(n, least(V::width, last - n));
+            float* scores = out + (n - first);
+            const bool sound = score(lanes, terms_.shifted, scores, stride);
+            if (!sound && !terms_.shifted) score(lanes, true, scores, stride);
+        }
+    }
+
+private:
+    struct Lanes {
+        std::int64_t first, count, longest;
+        bool ragged;
+        F lengths;
+    };
+
+    Lanes lanes_of(std::int64_t first, std::int64_t count) const {
+        float lengths[V::width];
+        std::int64_t longest = 1, shortest = gallery_.elements;
+        for (int lane = 0; lane < V::width; ++lane) {
+            const std::int64_t length = lane < count ? length_of(gallery_, first + lane) : 1;
+            lengths[lane] = static_cast<float>(length);
+            longest = most(longest, length);
+            shortest = least(shortest, length);
+        }
+        return {first, count, longest, shortest < longest, V::load(lengths)};
+    }
+
+    // Scores of all queries with the sets in the lanes; false if one was left as NaN.
+    bool score(const Lanes& lanes, bool shifted, float* out, std::int64_t stride) const {
+        const std::int64_t longest = lanes.longest;
+        for (std::int64_t q = 0; q < block_.count; ++q) {
+            begin<V>(sums(q, longest), longest, block_.counts[q], shifted);
+        }
+        for (std::int64_t j = 0; j < longest; j += tile_elements) {
+            const Range elements{j, least(j + tile_elements, longest)};
+            for (std::int64_t x = 0; x < query_rows_; x += tile_vectors) {
+                const Range rows{x, least(x + tile_vectors, query_rows_)};
+                multiply(lanes, elements, rows);
+                fold_all(lanes, elements, rows, shifted);
+            }
+        }
+        bool sound = true;
+        for (std::int64_t q = 0; q < block_.count; ++q) {
+            sound &= store(lanes, q, shifted, out + q * stride);
+        }
+        return sound;
+    }
+
+    struct Range {
+        std::int64_t begin, end;
+    };
+
+    // Cosines [element of the set][query row][lane].
+    void multiply(const Lanes& lanes, Range j, Range x) const {
+        const std::int64_t row = (x.end - x.begin) * V::width;
+        std::int64_t count = 0;
+        for (std::int64_t lane = 0; lane < lanes.count; ++lane) {
+            const std::int64_t n = lanes.first + lane, end = least(j.end, length_of(gallery_, n));
+            for (std::int64_t i = j.begin; i < end; ++i, ++count) {
+                scratch_.rows[count] = element_of(gallery_, n, i);
+                scratch_.places[count] = (i - j.begin) * row + lane;
+            }
+        }
+        for (int i = 0; i < row_padding; ++i) scratch_.rows[count + i] = scratch_.rows[0];
+        const auto dots = gallery_.element == Element::f16 ? dot_products<V, Half>
+                                                           : dot_products<V, float>;
+        dots(block_.values + x.begin * block_.padded_dim, block_.padded_dim, x.end - x.begin,
+             scratch_.rows, scratch_.places, count, block_.dim, scratch_.tile);
+    }
+
+    void fold_all(const Lanes& lanes, Range j, Range x, bool shifted) const {
+        const std::int64_t k = block_.elements, row = (x.end - x.begin) * V::width;
+        for (std::int64_t q = x.begin / k; q * k < x.end; ++q) {
+            const std::int64_t from = most(q * k, x.begin);
+            const std::int64_t to = least(q * k + block_.counts[q], x.end);
+            if (to <= from) continue;
+            const float* cosines = scratch_.tile + (from - x.begin) * V::width;
+            const Grid grid{cosines,      row,               V::width, j.begin,
+                            from - q * k, j.end - j.begin, to - from};
+            fold<V>(grid, lanes.lengths, lanes.ragged, shifted, sums(q, lanes.longest), exp2_);
+        }
+    }
+
+    bool store(const Lanes& lanes, std::int64_t q, bool shifted, float* out) const {
+        float scores[V::width];
+        V::store(scores, score_of<V>(sums(q, lanes.longest), lanes.longest, block_.counts[q],
+                                     lanes.lengths, terms_, shifted));
+        bool sound = true;
+        for (std::int64_t lane = 0; lane < lanes.count; ++lane) {
+            out[lane] = mended(out[lane], scores[lane], shifted, terms_);
+            sound &= out[lane] == out[lane];
+        }
+        return sound;
+    }
+
+    Sums sums(std::int64_t q, std::int64_t longest) const {
+        const std::int64_t size = 2 * (longest + block_.elements) * V::width;
+        return sums_at(scratch_.sums + q * size, longest, block_.counts[q], V::width);
+    }
+
+    const QueryBlock& block_;
+    const Sets& gallery_;
+    const Terms& terms_;
+    const Scratch& scratch_;
+    const Exp2<V> exp2_;
+    const std::int64_t query_rows_;
+};
+
+}  // namespace divse

@@ -1,0 +1,34 @@
+// The best scores of a stream: descending, equal scores by lower id, NaN last. A total order, so
+// the result depends neither on the order of the stream nor on how it was divided.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace divse {
+
+struct Hit {
+    float score;
+    std::int64_t id;
+};
+
+class TopK {
+public:
+    explicit TopK(std::int64_t topk) : topk_(static_cast<std::size_t>(topk)) {}
+
+    // Scores of ids first_id, first_id + 1, ...
+    void offer(const float* scores, std::int64_t count, std::int64_t first_id);
+    void offer(Hit hit);
+    // The hits, best first; leaves this empty.
+    std::vector<Hit> take();
+
+private:
+    std::size_t topk_;
+    std::vector<Hit> hits_;  // a heap, the worst on top, once it is full
+};
+
+// The best `topk` of several streams over one gallery of at least that many sets.
+void merge(TopK* streams, std::size_t count, std::int64_t topk, float* scores, std::int64_t* ids);
+
+}  // namespace divse
