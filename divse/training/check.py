@@ -1,0 +1,120 @@
+"""Combinations of settings that cannot work, refused before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import fields
+
+from divse.data import AUGMENTATIONS, DATASETS
+from divse.models import HEADS, IMAGE_ENCODERS, TEXT_ENCODERS
+from divse.similarity import SIMILARITIES
+from divse.training.config import SECTIONS, Config, unknown
+from divse.training.losses import LOSSES
+
+# settings whose valid values are the keys of a table
+TABLES: dict[str, Iterable[str]] = {
+    "data.name": DATASETS,
+    "data.augment": AUGMENTATIONS,
+    "image.encoder": IMAGE_ENCODERS,
+    "text.encoder": TEXT_ENCODERS,
+    "model.head": HEADS,
+    "loss.name": LOSSES,
+    "loss.similarity": SIMILARITIES,
+}
+
+Rule = tuple[Callable[[Config], bool], str]
+
+IMPOSSIBLE: list[Rule] = [
+    (
+        lambda c: c.image.encoder == "timm" and not c.image.name,
+        "image.encoder timm needs a model name: --image.name tf_efficientnet_lite0",
+    ),
+    (
+        lambda c: c.image.encoder != "timm" and bool(c.image.name or c.image.weights),
+        "image.name and image.weights belong to --image.encoder timm",
+    ),
+    (
+        lambda c: c.image.encoder == "cnn" and c.image.frozen,
+        "image.encoder cnn starts from random weights: frozen, it would never learn",
+    ),
+    (
+        lambda c: c.text.encoder == "transformer" and not c.text.path,
+        "text.encoder transformer needs a local model: --text.path FOLDER or package:NAME",
+    ),
+    (
+        lambda c: c.text.encoder != "transformer" and bool(c.text.path),
+        "text.path belongs to --text.encoder transformer",
+    ),
+    (
+        lambda c: c.text.encoder == "gru" and c.text.frozen,
+        "text.encoder gru starts from random weights: frozen, it would never learn",
+    ),
+    (
+        lambda c: c.text.encoder != "gru" and c.data.word_drop > 0,
+        "data.word_drop works on the words of --text.encoder gru",
+    ),
+    (
+        lambda c: c.image.frozen and bool(c.data.augment),
+        "data.augment changes pictures, but a frozen image encoder sees each only once",
+    ),
+    (
+        lambda c: c.data.name == "captions" and not c.data.path,
+        "data.name captions needs a folder or file: --data PATH",
+    ),
+    (
+        lambda c: c.loss.name != "triplet" and c.loss.warmup_epochs > 0,
+        "loss.warmup_epochs is the warm-up of --loss.name triplet",
+    ),
+    (
+        lambda c: c.loss.log_mean and c.loss.similarity != "smooth_chamfer",
+        "loss.log_mean belongs to --loss.similarity smooth_chamfer",
+    ),
+    (
+        lambda c: c.train.batch_size < 2,
+        "train.batch_size must be at least 2: a batch of one picture has no negatives",
+    ),
+]
+
+# setting -> (smallest, largest) valid value
+RANGES: dict[str, tuple[float, float]] = {
+    "image.size": (8, 4096),
+    "image.width": (4, 4096),
+    "model.k": (1, 256),
+    "model.dim": (1, 1 << 16),
+    "model.blocks": (1, 64),
+    "model.heads": (1, 256),
+    "model.head_dim": (1, 4096),
+    "model.dropout": (0, 0.9),
+    "data.word_drop": (0, 0.9),
+    "loss.alpha": (1e-6, 1000),
+    "loss.margin": (0, 4),
+    "loss.temperature": (1e-4, 100),
+    "optim.ema": (0, 0.99999),
+    "optim.lr": (0, 10),
+    "optim.clip": (0, float("inf")),
+    "train.epochs": (0, 1 << 20),
+    "train.seed": (0, (1 << 63) - 1),
+}
+
+
+def check(config: Config) -> Config:
+    """Return the config, or raise ValueError that says what cannot work and what would."""
+    for section in SECTIONS:
+        for field in fields(getattr(config, section)):
+            name = f"{section}.{field.name}"
+            check_value(name, getattr(getattr(config, section), field.name), field.metadata)
+    for applies, message in IMPOSSIBLE:
+        if applies(config):
+            raise ValueError(message)
+    return config
+
+
+def check_value(name: str, value: object, metadata: object) -> None:
+    """Refuse a value that is not in the setting's table, choices or range."""
+    choices = TABLES.get(name) or metadata["choices"]  # type: ignore[index]
+    for word in value if isinstance(value, list) else [value]:
+        if choices and word not in choices:
+            raise ValueError(unknown(f"value of {name}:", str(word), choices))
+    low, high = RANGES.get(name, (float("-inf"), float("inf")))
+    if isinstance(value, int | float) and not low <= value <= high:
+        raise ValueError(f"{name}: got {value}, expected {low:g} to {high:g}")

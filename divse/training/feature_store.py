@@ -1,0 +1,133 @@
+"""Features of a frozen encoder, computed once and kept on disk.
+
+One float16 array (total, C) in `<name>.npy`, memory-mapped, with the rows of item i in
+[offsets[i], offsets[i + 1]) of `<name>.offsets.npy`. The name carries a fingerprint of the
+encoder's weights and of what it reads, so a store of other weights or data is never taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from divse.data import Batches
+from divse.models.features import Local
+from divse.models.two_tower import Tower
+from divse.models.weights import fingerprint
+
+Rows = NDArray[np.int64]
+
+
+class FeatureStore:
+    """Read access: `take(rows)` gives Local features, padded with zeros."""
+
+    def __init__(self, values: NDArray[np.float16], offsets: Rows) -> None:
+        self.values, self.offsets = values, offsets
+
+    def __len__(self) -> int:
+        """Return the number of items."""
+        return len(self.offsets) - 1
+
+    def take(self, rows: Rows, device: torch.device) -> Local:
+        """Features (B, N, C) in fp32 and lengths (B,) of some items, on a device."""
+        begins, ends = self.offsets[rows], self.offsets[rows + 1]
+        lengths = ends - begins
+        values = np.zeros((len(rows), int(lengths.max()), self.values.shape[1]), np.float16)
+        for row, (begin, end) in enumerate(zip(begins, ends, strict=True)):
+            values[row, : end - begin] = self.values[begin:end]
+        return Local(
+            torch.from_numpy(values).to(device).float(), torch.from_numpy(lengths).to(device)
+        )
+
+    @classmethod
+    def open(cls, path: Path) -> FeatureStore:
+        """Memory-map a store."""
+        return cls(np.load(path, mmap_mode="r"), np.load(offsets_path(path)))
+
+
+def offsets_path(path: Path) -> Path:
+    """Where the offsets of a store lie."""
+    return path.with_suffix(".offsets.npy")
+
+
+def write_store(path: Path, lengths: Rows, blocks: Iterable[NDArray[np.float16]]) -> FeatureStore:
+    """Write packed blocks (n, C) of items with these lengths; the file appears when complete."""
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    partial, begin = path.with_suffix(".partial.npy"), 0
+    values: Any = None
+    for block in blocks:
+        if values is None:
+            shape = (int(offsets[-1]), block.shape[1])
+            values = np.lib.format.open_memmap(partial, "w+", np.float16, shape)  # type: ignore
+        values[begin : begin + len(block)] = block
+        begin += len(block)
+    values.flush()
+    np.save(offsets_path(path), offsets)
+    partial.replace(path)  # last: a store with a name is whole
+    return FeatureStore.open(path)
+
+
+def packed(local: Local) -> NDArray[np.float16]:
+    """Real rows of local features, one item after the other: (sum of lengths, C)."""
+    values, lengths = local
+    if lengths is None:
+        rows = values.flatten(0, 1)
+    else:
+        real = torch.arange(values.shape[1], device=values.device) < lengths[:, None]
+        rows = values[real]
+    return rows.half().cpu().numpy()
+
+
+@torch.no_grad()
+def image_features(tower: Tower, batches: Batches, folder: Path) -> FeatureStore:
+    """Open or compute the grids of all pictures of a split (`batches` with pixels)."""
+    data, device = batches.data, next(tower.parameters()).device
+    key = fingerprint(tower.encoder.state_dict(), str(batches.size), *data.image_ids)
+    path = folder / f"{data.split}-images-{key}.npy"
+    if path.exists():
+        return FeatureStore.open(path)
+
+    def grids() -> Iterator[NDArray[np.float16]]:
+        total = -(-len(data) // batches.batch_size)
+        for batch in progress(batches.in_order(), f"{data.split} pictures", total):
+            assert batch.pixels is not None
+            yield packed(tower.local(batch.pixels.to(device)))
+
+    first = next(batches.in_order()).pixels
+    assert first is not None
+    count = tower.local(first[:1].to(device)).values.shape[1]
+    return write_store(path, np.full(len(data), count), grids())
+
+
+@torch.no_grad()
+def text_features(
+    tower: Tower, batches: Batches, folder: Path, batch_size: int = 256
+) -> FeatureStore:
+    """Open or compute the token features of all captions of a split."""
+    data, device = batches.data, next(tower.parameters()).device
+    tokens, lengths = batches.tokens, batches.lengths
+    key = fingerprint(tower.encoder.state_dict(), str(lengths.tolist()), *data.captions)
+    path = folder / f"{data.split}-texts-{key}.npy"
+    if path.exists():
+        return FeatureStore.open(path)
+
+    def states() -> Iterator[NDArray[np.float16]]:
+        starts = range(0, len(tokens), batch_size)
+        for begin in progress(starts, f"{data.split} captions", len(starts)):
+            some = lengths[begin : begin + batch_size]
+            ids = tokens[begin : begin + batch_size, : int(some.max())]
+            yield packed(tower.local(ids.to(device), some.to(device)))
+
+    return write_store(path, lengths.numpy(), states())
+
+
+def progress(items: Iterable[Any], title: str, total: int) -> Iterator[Any]:
+    """Show a bar while a frozen encoder runs, on a terminal only."""
+    from tqdm import tqdm
+
+    yield from tqdm(items, desc=title, total=total, disable=None, leave=False)

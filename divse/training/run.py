@@ -1,0 +1,61 @@
+"""Set-up of a run: folder, settings file, device, seeds, and the splits of the data."""
+
+from __future__ import annotations
+
+import sys
+from datetime import datetime
+from pathlib import Path
+
+import torch
+
+from divse.data import DATASETS, SPLITS, ImageTextData
+from divse.models.weights import write_json
+from divse.training.config import Config
+
+SETTINGS = "settings.json"
+
+
+def prepare_run(config: Config, resume: bool = False) -> tuple[Path, torch.device]:
+    """Make the run folder with its settings, seed torch, and choose the device."""
+    name = f"{config.data.name}-{datetime.now():%Y%m%d-%H%M%S}"
+    folder = Path(config.train.out or Path("runs") / name)
+    if (folder / SETTINGS).exists() and not resume:
+        raise SystemExit(
+            f"train.py: {folder} holds a run already; continue it with --resume {folder}, "
+            "or give another --out"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    if not resume:
+        write_json(folder / SETTINGS, config.to_dict())
+    if config.train.threads:
+        torch.set_num_threads(config.train.threads)
+    torch.manual_seed(config.train.seed)
+    return folder, choose_device(config.train.device)
+
+
+def choose_device(name: str) -> torch.device:
+    """Turn a setting into a device; on a GPU, choose kernels that repeat bit for bit."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name)
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise SystemExit(f"train.py: --train.device {name}, but torch finds no CUDA device")
+        torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.benchmark = False
+    return device
+
+
+def load_splits(config: Config) -> dict[str, ImageTextData]:
+    """Load train, val and test; end the program with a sentence if the data is not there."""
+    load = DATASETS[config.data.name]
+    path = config.data.path or None
+    try:
+        return {split: load(split, path=path, **config.data.options) for split in SPLITS}
+    except (ValueError, TypeError, FileNotFoundError) as error:
+        sys.exit(f"train.py: {error}")
+
+
+def cache_folder(config: Config, folder: Path) -> Path:
+    """Where features of frozen encoders are kept."""
+    return Path(config.data.cache or folder / "features")
