@@ -92,10 +92,15 @@ def _open_queries(gallery: Gallery, asked: QueryRequest) -> tuple[Source, Iterat
 
 
 def _batches(source: Source) -> Iterator[EmbeddingSets]:
+    done = 0
     for block in source.blocks:
-        sets = EmbeddingSets.of(block.values, block.lengths)
+        try:
+            sets = EmbeddingSets.of(block.values, block.lengths)
+        except ValueError as error:
+            raise ValueError(f"queries from number {done} on: {error}") from None
         for start in range(0, len(sets), BATCH):
             yield sets[start : start + BATCH]
+        done += len(sets)
 
 
 def _scoring(gallery: Gallery, asked: QueryRequest) -> Scoring:
