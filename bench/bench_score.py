@@ -189,12 +189,11 @@ def main() -> int:
     arguments.add_argument("--tiny", action="store_true", help="tiny shapes: a rehearsal")
     arguments.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     args = arguments.parse_args()
-    device = torch.device(args.device)
-    report = Report("bench_score", device)
-    ceilings = measure(device, small=args.tiny, seconds=min(1.0, args.seconds))
-    for shape in shapes(device, "tiny" if args.tiny else "full" if args.full else "default"):
+    report = Report("bench_score", args)
+    ceilings = measure(report.device, small=args.tiny, seconds=min(1.0, args.seconds))
+    for shape in shapes(report.device, "tiny" if args.tiny else "full" if args.full else "default"):
         run(shape, report, ceilings, compiled=not args.no_compile, seconds=args.seconds)
-    return report.finish(args)
+    return report.finish()
 
 
 if __name__ == "__main__":

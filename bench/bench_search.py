@@ -181,10 +181,10 @@ def main() -> int:
     arguments.add_argument("--k", type=int, default=4)
     arguments.add_argument("--dim", type=int, default=256)
     args = arguments.parse_args()
-    report = Report("bench_search", torch.device(args.device))
+    report = Report("bench_search", args)
     for batch in dict.fromkeys((1, args.queries)):
         run(report, args, batch)
-    return report.finish(args)
+    return report.finish()
 
 
 if __name__ == "__main__":

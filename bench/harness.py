@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -191,44 +191,52 @@ def _commit() -> str | None:
         return None
 
 
-@dataclass
 class Report:
-    """Rows of one bench: printed as a table, then as one JSON line; kept in files if asked."""
+    """Rows of one bench: kept in files as they come, printed as a table, then one JSON line."""
 
-    name: str
-    device: torch.device
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    red: list[str] = field(default_factory=list)
+    def __init__(self, name: str, args: argparse.Namespace) -> None:
+        """`args` are those of `parser`."""
+        self.name, self.args = name, args
+        self.device = torch.device(args.device)
+        self.environment = environment(self.device)
+        self.rows: list[dict[str, Any]] = []
+        self.red: list[str] = []
 
     def add(self, verdict: Verdict | None = None, **row: Any) -> None:
-        """Add a row; one with a red verdict loses every figure of speed."""
+        """Add a row; one with a red verdict must carry no figure of speed."""
         if verdict is not None:
-            row |= {"error": verdict.error, "gate": "green" if verdict.green else "RED"}
+            row |= {"error": verdict.error, "allowed": verdict.allowed}
+            row["gate"] = "green" if verdict.green else "RED"
             if not verdict.green:
-                self.red.append(f"{row}: allowed {verdict.allowed:.3g}")
+                self.red.append(str(row))
         self.rows.append(row)
+        self.write()  # a bench that is stopped half-way leaves what it has measured
 
     def document(self) -> dict[str, Any]:
         """Everything as one JSON-serialisable object."""
         return {
             "bench": self.name,
-            "environment": environment(self.device),
+            "environment": self.environment,
             "green": not self.red,
             "rows": self.rows,
         }
 
-    def finish(self, args: argparse.Namespace) -> int:
+    def write(self) -> None:
+        """Write NAME.json and NAME.md, if a folder was given."""
+        if self.args.out is None:
+            return
+        folder = self.args.out if str(self.args.out) != "." else results_folder(self.device)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{self.name}.json").write_text(json.dumps(self.document(), indent=1) + "\n")
+        (folder / f"{self.name}.md").write_text(markdown(self.rows))
+
+    def finish(self) -> int:
         """Print (and write) the results; exit status 1 if any gate was red."""
-        document, shown = self.document(), markdown(self.rows)
-        if not args.json:
-            where = document["environment"]
-            print(f"\n{self.name} on {where['device']}, commit {where['commit']}\n\n{shown}")
-        print(json.dumps(document))
-        if args.out is not None:
-            folder = args.out or results_folder(self.device)
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / f"{self.name}.json").write_text(json.dumps(document, indent=1) + "\n")
-            (folder / f"{self.name}.md").write_text(shown)
+        if not self.args.json:
+            where = f"{self.environment['device']}, commit {self.environment['commit']}"
+            print(f"\n{self.name} on {where}\n\n{markdown(self.rows)}")
+        print(json.dumps(self.document()))
+        self.write()
         for line in self.red:
             print(f"gate RED: {line}", file=sys.stderr)
         return 1 if self.red else 0

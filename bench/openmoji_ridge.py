@@ -181,7 +181,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     args = arguments()
-    report = Report("openmoji_ridge", torch.device("cpu"))
+    report = Report("openmoji_ridge", args)
     penalty, test_scores = ridge(centred(load_features(args.data, args.weights, args.cache)))
     test = captions.load("test", path=args.data)
     owner = test.image_of_caption
@@ -193,7 +193,7 @@ def main() -> int:
         model=f"ridge (penalty {penalty:g}), ties won", **recalls(ties_won(test_scores, owner))
     )
     compare(report, models, owner)
-    return report.finish(args)
+    return report.finish()
 
 
 if __name__ == "__main__":

@@ -66,15 +66,14 @@ def main() -> int:
     arguments = parser(__doc__)
     arguments.add_argument("--small", action="store_true", help="tiny shapes: a rehearsal")
     args = arguments.parse_args()
-    device = torch.device(args.device)
-    found = measure(device, small=args.small, seconds=args.seconds)
-    report = Report("roofline", device)
+    report = Report("roofline", args)
+    found = measure(report.device, small=args.small, seconds=args.seconds)
     report.add(ceiling="read", value=found.read / 1e9, unit="GB/s")
     report.add(ceiling="copy (read + write)", value=found.copy / 1e9, unit="GB/s")
     for dtype, rate in found.matmul.items():
         name = str(dtype).removeprefix("torch.")
         report.add(ceiling=f"matmul {name}", value=rate / 1e12, unit="TFLOP/s")
-    return report.finish(args)
+    return report.finish()
 
 
 if __name__ == "__main__":

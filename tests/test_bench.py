@@ -1,0 +1,243 @@
+"""Benches: the gate, the timer, the table, and the scripts themselves on tiny shapes."""
+
+import importlib
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+BENCH = Path(__file__).resolve().parents[1] / "bench"
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def load(monkeypatch):
+    """Import a bench script by its file name, as `python bench/NAME.py` would."""
+    monkeypatch.syspath_prepend(str(BENCH))
+    return importlib.import_module
+
+
+@pytest.fixture
+def run(load, monkeypatch, capsys):
+    """Run a bench script's main in this process -> (exit status, what it printed)."""
+
+    def call(name, *words):
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, words)])
+        return load(name).main(), capsys.readouterr().out
+
+    return call
+
+
+def test_gate_is_held_to_float64(load):
+    harness = load("harness")
+    exact = torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64)
+    plain = exact + 1e-6
+    allowed = 2e-6 + 8 * torch.finfo(torch.float32).eps * 4
+    verdict = harness.gate(exact + 2e-6, exact, plain)
+    assert verdict.green
+    assert verdict.error == pytest.approx(2e-6) and verdict.allowed == pytest.approx(allowed)
+    assert not harness.gate(exact + 7e-6, exact, plain).green
+    assert harness.gate(exact + 7e-6, exact, plain, rounding=1e-5).green
+    assert not harness.gate(exact * torch.nan, exact, plain).green
+    with pytest.raises(ValueError, match="shape"):
+        harness.gate(exact[:2], exact, plain)
+
+
+def test_times_are_interleaved_and_right(load):
+    harness = load("harness")
+    order = []
+
+    def sleeper(name, seconds):
+        return lambda: (order.append(name), time.sleep(seconds))
+
+    variants = {"short": sleeper("short", 0.002), "long": sleeper("long", 0.006)}
+    times = harness.time_interleaved(variants, CPU, seconds=0.08)
+    assert len(times["short"]) == len(times["long"]) >= 5
+    assert order[4:8] == ["short", "long", "short", "long"]  # after two warm-up calls of each
+    assert min(times["short"]) >= 2.0 and min(times["long"]) >= 6.0
+    assert 1.0 < harness.ratio(times, "long", "short") < 4.0
+
+
+def test_ratio_is_the_median_of_rounds(load):
+    times = {"a": [10.0, 20.0, 90.0], "b": [5.0, 10.0, 10.0]}
+    assert load("harness").ratio(times, "a", "b") == 2.0
+
+
+def test_peak_memory_sees_a_large_temporary(load):
+    harness = load("harness")
+    used = harness.peak_bytes(lambda: torch.ones(8 << 20).sum(), CPU)
+    if used is None:
+        pytest.skip("this system does not let a process reset its memory high-water mark")
+    assert 24e6 < used < 80e6  # 33.6 MB
+
+
+def test_markdown_table(load):
+    rows = [{"shape": "a", "ms": 1.23456}, {"shape": "bb", "ms": None, "error": 1.5e-7}]
+    assert load("harness").markdown(rows).splitlines() == [
+        "| shape | ms    | error   |",
+        "|-------|-------|---------|",
+        "| a     | 1.235 |         |",
+        "| bb    |       | 1.5e-07 |",
+    ]
+
+
+def test_floor_is_the_larger_of_compute_and_memory(load):
+    ceilings = load("roofline").Roofline(read=1e9, copy=1e9, matmul={torch.float32: 1e12})
+    assert ceilings.floor_ms(2e12, 1e9, torch.float32) == pytest.approx(2000)
+    assert ceilings.floor_ms(1e9, 3e9, torch.float32) == pytest.approx(3000)
+
+
+def test_bench_score_gates_every_variant(run, tmp_path):
+    words = ("--tiny", "--no-compile", "--seconds", "0.05", "--device", "cpu")
+    status, printed = run("bench_score", *words, "--json", "--out", tmp_path)
+    assert status == 0
+    document = json.loads(printed)
+    assert json.loads((tmp_path / "bench_score.json").read_text()) == document
+    assert {"device", "torch", "commit", "date"} <= set(document["environment"])
+    judged = [row for row in document["rows"] if row["variant"] != "matmul"]
+    assert {"eager", "reference"} <= {row["variant"] for row in judged}
+    for row in judged:
+        assert row["gate"] == "green" and row["error"] <= row["allowed"] < 1e-5
+        assert row["ms"] > 0 and row["of floor"] > 0
+
+
+def test_a_wrong_variant_gets_no_speed(load, tmp_path):
+    bench, harness = load("bench_score"), load("harness")
+    args = harness.parser(None).parse_args(["--device", "cpu", "--out", str(tmp_path)])
+    report = harness.Report("wrong", args)
+    shape = bench.Shape(3, 20, 2, 32, torch.float32)
+    ceilings = load("roofline").Roofline(1e9, 1e9, {torch.float32: 1e12})
+    right = bench.eager
+    scorers = {"eager": right, "broken": lambda q, g: right(q, g) * (1 + 1e-4)}
+    bench.scorers = lambda *_: (scorers, "")
+    bench.run(shape, report, ceilings, compiled=False, seconds=0.02)
+    importlib.reload(bench)
+    rows = {row["variant"]: row for row in report.rows}
+    assert rows["eager"]["gate"] == "green" and rows["eager"]["ms"] > 0
+    assert rows["broken"]["gate"] == "RED" and "ms" not in rows["broken"]
+    assert report.finish() == 1
+    assert not json.loads((tmp_path / "wrong.json").read_text())["green"]
+
+
+def test_bench_search_numpy_equals_the_reference(load):
+    import divse
+
+    bench = load("bench_search")
+    gallery, queries = bench.clustered(60, 3, 4, 32)
+    assert np.allclose(np.linalg.norm(gallery, axis=-1), 1, atol=1e-6)
+    wide = divse.score(torch.from_numpy(queries).double(), torch.from_numpy(gallery).double())
+    assert np.abs(bench.numpy_scores(queries, gallery) - wide.numpy()).max() < 1e-6
+    scores, ids = bench.numpy_search(queries, gallery)
+    best = torch.topk(wide, 10, dim=1)
+    assert np.abs(scores - best.values.numpy()).max() < 1e-6
+    assert bench.recall(ids, best.indices.numpy()) == 1.0
+    stored = bench.judge((scores, ids), queries, gallery)
+    assert stored.green
+    assert not bench.judge((scores[:, ::-1], ids[:, ::-1]), queries, gallery).green
+    assert not bench.judge((scores + np.float32(1e-4), ids), queries, gallery).green
+
+
+def test_ridge_finds_a_linear_map(load):
+    bench = load("openmoji_ridge")
+    rng = np.random.default_rng(0)
+    truth = rng.standard_normal((12, 6))
+
+    def split(n):
+        pictures, owner = rng.standard_normal((n, 12)), np.repeat(np.arange(n), 2)
+        captions = (pictures @ truth)[owner] + 0.01 * rng.standard_normal((2 * n, 6))
+        return bench.Features(pictures, captions, owner)
+
+    found = bench.centred({name: split(40) for name in bench.SPLITS})
+    captions = found["train"].captions
+    assert np.allclose(np.linalg.norm(captions, axis=1), 1)
+    penalty, scores = bench.ridge(found)
+    assert penalty in bench.PENALTIES and scores.shape == (40, 80)
+    owner = found["test"].owner
+    assert bench.recalls(bench.ranks(scores, owner))["rsum"] > 560
+    tied = np.repeat(scores[:, :40], 2, axis=1)[:, :80] * 0
+    assert bench.recalls(bench.ranks(tied, owner))["rsum"] == 0.0
+    assert bench.recalls(bench.ties_won(tied, owner))["rsum"] == 600.0
+
+
+def test_scenes_seeds_reports_paired_differences(load):
+    bench = load("scenes_seeds")
+    rows = [
+        {"model": name, "seed": seed, **dict.fromkeys(bench.METRICS, 10.0 * k + seed)}
+        for seed in (0, 1, 2)
+        for name, k in (("k4", 4), ("k1", 1))
+    ]
+    rows[0]["rsum"] += 3.0  # k4, seed 0: differences 33, 30, 30
+    last = bench.differences(rows, [0, 1, 2])[-1]
+    assert (last["metric"], last["k4 - k1"]) == ("rsum", "+31.00")
+    assert last["95% interval"] == "[+26.70, +35.30]"  # 31 -+ 4.303 sqrt(3) / sqrt(3)
+    options = bench.model_options("k1", "scenes")
+    assert options[:3] == ["--model.k", "1", "--model.dim"] and int(options[3]) % 4 == 0
+
+
+def test_scenes_seeds_keeps_finished_runs(load, tmp_path, monkeypatch):
+    bench = load("scenes_seeds")
+    for seed in (0, 1):
+        for name, rsum in (("k4", 300.0 + seed), ("k1", 290.0)):
+            folder = tmp_path / f"{name}-{seed}"
+            folder.mkdir()
+            figures = dict.fromkeys(bench.METRICS, 50.0) | {"rsum": rsum}
+            (folder / "test.json").write_text(json.dumps(figures))
+    monkeypatch.setattr(sys, "argv", ["x", "--out", str(tmp_path), "--seeds", "0", "1"])
+    monkeypatch.setattr(bench.subprocess, "run", lambda *a, **k: pytest.fail("trained again"))
+    assert bench.main() == 0
+    lines = (tmp_path / "runs.csv").read_text().splitlines()
+    assert len(lines) == 5 and lines[1].startswith("k4,0,")
+    assert "+10.50" in (tmp_path / "differences.md").read_text()
+
+
+def test_gpu_says_so_without_a_gpu(run, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    status, printed = run("gpu")
+    assert status == 1
+    assert "no CUDA device" in printed and len(printed.strip().splitlines()) == 1
+
+
+def test_gpu_rehearsal_writes_few_files(run, tmp_path):
+    status, printed = run("gpu", "--rehearse", "--only", "triton", "--out", tmp_path)
+    assert status == 0, printed
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["gpu.json", "gpu.log", "gpu.md"]
+    steps = json.loads((tmp_path / "gpu.json").read_text())["steps"]
+    by_name = {step["name"]: step for step in steps}
+    assert {name: step["status"] for name, step in by_name.items()} == {"triton": "ok"}
+    checks = by_name["triton"]["results"][0]["rows"]
+    launched = {row["check"]: row["count"] for row in checks if "count" in row}
+    assert launched["launches of smooth_chamfer_forward"] > 0
+    assert launched["launches of smooth_chamfer_backward"] > 0
+    assert "gradient of the training loss" in (tmp_path / "gpu.md").read_text()
+
+
+def test_gpu_steps_fail_and_stop_alone(load, tmp_path):
+    gpu = load("gpu")
+    python, log = sys.executable, tmp_path / "log"
+    log.write_text("")
+    write = "import json, sys; json.dump({'rows': [{'a': 1}]}, open(sys.argv[1] + '/x.json', 'w'))"
+    script = [python, "-c", f"{write}; print('written'); import time; time.sleep(60)", "{out}"]
+    stopped = gpu.run_step(gpu.Step("slow", script, 60), 1.5, log)
+    assert stopped.status == "stopped" and stopped.seconds < 20
+    assert stopped.results == [{"rows": [{"a": 1}]}]  # what it had measured is kept
+    failed = gpu.run_step(gpu.Step("bad", [python, "-c", "raise SystemExit('broken')"], 9), 9, log)
+    assert (failed.status, failed.last_line) == ("failed", "broken")
+    many_lines = "print('reading'); print('[\\n {\"k\": 2}\\n]')"
+    printed = gpu.run_step(gpu.Step("json", [python, "-c", many_lines], 9), 9, log)
+    assert (printed.status, printed.results) == ("ok", [[{"k": 2}]])
+    gpu.write_results(tmp_path, {"device": "none"}, [stopped, failed, printed])
+    page = (tmp_path / "gpu.md").read_text()
+    assert "| k |" in page and "| bad" in page and "| a |" in page
+    assert "==== slow: stopped" in log.read_text()
+
+
+@pytest.mark.gpu
+def test_bench_score_is_green_on_the_gpu(run):
+    status, printed = run("bench_score", "--tiny", "--seconds", "0.1", "--json")
+    assert status == 0
+    rows = {row["variant"]: row for row in json.loads(printed)["rows"]}
+    assert rows["triton"]["gate"] == "green"
