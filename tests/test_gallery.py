@@ -62,7 +62,7 @@ def test_round_trip(tmp_path, make, dtype):
 
 def test_whole_uniform_gallery_is_a_memory_map(tmp_path):
     gallery = Gallery.create(tmp_path / "g", sets())
-    assert isinstance(gallery.sets().values, np.memmap)
+    assert isinstance(gallery.sets().values.base, np.memmap)
     for _, block in gallery.blocks(1):
         assert np.shares_memory(block.values, gallery.sets().values)
 

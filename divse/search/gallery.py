@@ -184,6 +184,8 @@ class Gallery:
             positions = np.arange(len(self))
         positions = np.asarray(positions, dtype=np.int64)
         check_positions(positions, len(self))
+        if len(self._segments) == 1:
+            return EmbeddingSets(*self._segments[0].take(positions))
         lengths = np.empty(len(positions), dtype=np.int64)
         values = np.zeros((len(positions), self.k, self.dim), dtype=self.manifest.dtype)
         owner = np.searchsorted(self._starts, positions, side="right") - 1

@@ -30,8 +30,8 @@ class Prefilter:
         self.index = index
         self._offsets = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
 
-    def candidates(self, queries: EmbeddingSets, depth: int, least: int) -> np.ndarray:
-        """Return candidate positions (B, M) int64: ascending, then -1; at least `least` of each.
+    def candidates(self, queries: EmbeddingSets, depth: int, least: int) -> list[np.ndarray]:
+        """Return each query's candidates: positions in ascending order, at least `least` of them.
 
         Queries whose neighbours belong to fewer sets are asked again, deeper and wider.
         """
@@ -47,10 +47,7 @@ class Prefilter:
                 break
             waiting = np.array([row for row in waiting if len(found[row]) < least], dtype=int)
             depth, probe = depth * 4, probe * 4
-        result = np.full((len(queries), max(map(len, found), default=0)), -1, dtype=np.int64)
-        for row, owners in enumerate(found):
-            result[row, : len(owners)] = owners
-        return result
+        return found
 
     def _owners(self, queries: EmbeddingSets, depth: int, probe: int) -> list[np.ndarray]:
         """The owners of the nearest elements of each query, each once, in ascending order."""

@@ -28,7 +28,7 @@ from divse.similarity.table import get_similarity
 from divse.similarity.topk import TopK
 
 PLANS = ("auto", "exact", "prefilter")
-EXACT_UP_TO = 200_000  # elements: a scan of so many takes a few milliseconds a query on one core
+EXACT_UP_TO = 100_000_000  # stored numbers: one core scans so many in some 50 ms for a query
 DEEPER = 4  # how much deeper an adaptive prefilter looks at each round,
 MOST_ROUNDS = 4  # and how often, until a query's results stay the same
 
@@ -134,18 +134,15 @@ class Searcher:
         chosen, why = self._choose(plan, depth)
         elements = self.gallery.manifest.elements
         exact = chosen == "exact"
-        serving = "reference"  # candidates are few and gathered: plain torch scores them
-        if exact:
-            one = self.gallery.sets(np.zeros(1, dtype=np.int64)).torch(self.device)
-            serving = str(explain_impl(one, one, similarity, impl=impl))
+        one = self.gallery.sets(np.zeros(1, dtype=np.int64)).torch(self.device)
         return SearchPlan(
             plan=chosen,
             why=why,
-            impl=serving,
+            impl=str(explain_impl(one, one, similarity, impl=impl)),
             sets=len(self.gallery),
             elements=elements,
             certified=exact,
-            device=str(self.device) if exact else "cpu",
+            device=str(self.device),
             index=None if exact else index_spec(elements),
             depth=None if exact else depth,
         )
@@ -164,11 +161,6 @@ class Searcher:
         get_similarity(scoring.similarity)
         chosen, _ = self._choose(plan, depth)
         if chosen == "prefilter":
-            if scoring.impl not in ("auto", "reference"):
-                raise ValueError(
-                    f"impl={scoring.impl!r} serves plan='exact'; the prefilter's few candidates "
-                    "are scored by the reference: leave impl, or take plan='exact'"
-                )
             return self._prefiltered(sets.numpy(), topk, depth, scoring), False
         step = self._tell("scan", len(self.gallery))
         found = exact_scan(sets.torch(self.device), self._blocks(), topk, scoring, step)
@@ -184,15 +176,19 @@ class Searcher:
         depth = depth or DEPTH
         best = np.full((len(queries), topk), -1, dtype=np.int64)
         scores = np.full((len(queries), topk), -np.inf, dtype=np.float32)
+        on_device = queries.torch(self.device)
         waiting = np.arange(len(queries))
         for _ in range(rounds):
-            some = queries[waiting]
-            candidates = self._prefilter.candidates(some, depth, least=topk)
-            found = rerank(some, self.gallery, candidates, topk, scoring)
-            changed = (found.positions.numpy() != best[waiting]).any(axis=1)
-            best[waiting], scores[waiting] = found.positions.numpy(), found.scores.numpy()
-            waiting = waiting[changed]
-            if not len(waiting) or depth >= self.gallery.manifest.elements:
+            changed = []
+            proposed = self._prefilter.candidates(queries[waiting], depth, least=topk)
+            for row, candidates in zip(waiting, proposed, strict=True):
+                hits = rerank(on_device[row], self.gallery, candidates, topk, scoring)
+                positions = hits.positions[0].cpu().numpy()
+                if (positions != best[row]).any():
+                    changed.append(row)
+                best[row], scores[row] = positions, hits.scores[0].cpu().numpy()
+            waiting = np.array(changed, dtype=np.int64)
+            if not changed or depth >= self.gallery.manifest.elements:
                 break
             depth *= DEEPER
         return TopK(scores, best)
@@ -207,12 +203,12 @@ class Searcher:
             return plan, "as asked"
         if depth is not None:
             return "prefilter", "a depth is given"
-        elements = self.gallery.manifest.elements
-        if elements <= EXACT_UP_TO:
-            return "exact", f"{elements} elements are few"
+        size = self.gallery.manifest.elements * self.gallery.dim
+        if size <= EXACT_UP_TO:
+            return "exact", f"{size:,} numbers are few"
         if importlib.util.find_spec("faiss") is None:
             return "exact", "faiss is not installed"
-        return "prefilter", f"{elements} elements are many"
+        return "prefilter", f"{size:,} numbers are many"
 
     def _check(self, queries: EmbeddingSets, topk: int, depth: int | None) -> None:
         if not len(queries):

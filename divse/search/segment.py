@@ -136,7 +136,7 @@ class Segment:
         embeddings = map_array(folder / EMBEDDINGS, shape, manifest.dtype)
         offsets = None
         if ragged:
-            offsets = np.asarray(map_array(folder / OFFSETS, (entry.sets + 1,), "int64"))
+            offsets = map_array(folder / OFFSETS, (entry.sets + 1,), "int64")
             _check_offsets(folder / OFFSETS, offsets, entry)
         return cls(entry, start, embeddings, offsets, map_rows(folder / ROWS, manifest, entry))
 
@@ -194,7 +194,7 @@ def map_array(path: Path, shape: tuple[int, ...], dtype: str) -> np.ndarray:
             f"{path} is damaged: it holds {array.dtype} {array.shape}, "
             f"the manifest says {dtype} {shape}"
         )
-    return array
+    return np.asarray(array)  # a plain view: every slice of a np.memmap costs more
 
 
 def map_rows(path: Path, manifest: Manifest, entry: SegmentEntry) -> Any:
