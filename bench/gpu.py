@@ -71,6 +71,9 @@ def steps(rehearse: bool) -> Iterator[Step]:
     yield Step("triton", [python, f"{bench}/through_triton.py", *tiny, *shared], 60, interpreter)
     score = [python, f"{bench}/bench_score.py", *tiny, *shared]
     yield Step("score", [*score, *(["--no-compile", "--seconds", "0.1"] if rehearse else [])], 180)
+    training = [python, f"{bench}/bench_training.py", *tiny, *shared]
+    training += ["--no-compile", "--seconds", "0.1"] if rehearse else []
+    yield Step("training", training, 75)
     roofline = [python, f"{bench}/roofline.py", *(["--small"] if rehearse else []), *shared]
     yield Step("roofline", [*roofline, "--seconds", "0.1" if rehearse else "2"], 45)
     yield Step("train", train_command(device, rehearse), 90)

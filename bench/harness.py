@@ -9,6 +9,8 @@ machine that slows down slows all of them, and ratios are medians of ratios with
 from __future__ import annotations
 
 import argparse
+import contextlib
+import ctypes
 import datetime
 import json
 import os
@@ -106,7 +108,10 @@ def _cache_flush(device: torch.device) -> Call:
 
 
 def peak_bytes(call: Call, device: torch.device) -> int | None:
-    """Memory that one call takes beyond what was there before; None where it cannot be told."""
+    """Memory that one call takes beyond what was there before; None where it cannot be told.
+
+    A workspace that an implementation keeps between calls was there before.
+    """
     if device.type == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
@@ -115,6 +120,8 @@ def peak_bytes(call: Call, device: torch.device) -> int | None:
         torch.cuda.synchronize()
         return int(torch.cuda.max_memory_allocated() - before)
     try:
+        with contextlib.suppress(AttributeError, OSError):
+            ctypes.CDLL(None).malloc_trim(0)  # else freed memory would count as there before
         Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark to the present
         before = _status_kib("VmRSS")
         call()

@@ -105,6 +105,26 @@ def test_bench_score_gates_every_variant(run, tmp_path):
         assert row["ms"] > 0 and row["of floor"] > 0
 
 
+def test_bench_training_gates_the_gradient(run, load):
+    words = ("--tiny", "--no-compile", "--seconds", "0.05", "--device", "cpu", "--json")
+    status, printed = run("bench_training", *words)
+    rows = {row["variant"]: row for row in json.loads(printed)["rows"]}
+    assert status == 0
+    assert rows["eager"]["gate"] == "green" and rows["eager"]["ms"] > rows["matmul"]["ms"]
+    bench, score = load("bench_training"), load("bench_score")
+    images, texts = score.Shape(7, 7, 2, 32, torch.float32).sets(CPU)
+    wrong = {"eager": score.eager, "wrong": lambda q, g: score.eager(q, g) * (1 + 1e-4)}
+    verdicts = bench.judge(wrong, images, texts)
+    assert verdicts["eager"].green and not verdicts["wrong"].green
+
+
+def test_triplet_by_hand(load):
+    scores = torch.tensor([[0.9, 0.5, 0.8], [0.1, 0.4, 0.3], [0.0, 0.6, 0.7]])
+    # rows: 0.2 + [0.8 - 0.9, 0.3 - 0.4, 0.6 - 0.7]; columns: 0.2 + [0.1 - 0.9, 0.6 - 0.4, 0.1]
+    expected = (0.1 + 0.1 + 0.1) / 3 + (0.0 + 0.4 + 0.3) / 3
+    assert float(load("bench_training").triplet(scores)) == pytest.approx(expected)
+
+
 def test_a_wrong_variant_gets_no_speed(load, tmp_path):
     bench, harness = load("bench_score"), load("harness")
     args = harness.parser(None).parse_args(["--device", "cpu", "--out", str(tmp_path)])
