@@ -25,7 +25,8 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from harness import Report, Verdict, gate, parser, peak_bytes, ratio, time_interleaved
+from harness import Verdict, gate, peak_bytes, ratio, time_interleaved
+from report import Report, parser
 from roofline import Roofline, measure
 from torch import Tensor
 

@@ -28,7 +28,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from harness import Report, Verdict, gate, parser, ratio, time_interleaved
+from harness import Verdict, gate, ratio, time_interleaved
+from report import Report, parser
 
 import divse
 from divse.search.gallery import Gallery

@@ -22,7 +22,8 @@ from functools import partial
 
 import torch
 from bench_score import Scorer, Shape, matmul, scorers
-from harness import Report, Verdict, gate, parser, peak_bytes, ratio, time_interleaved
+from harness import Verdict, gate, peak_bytes, ratio, time_interleaved
+from report import Report, parser
 from torch import Tensor
 
 MARGIN = 0.2

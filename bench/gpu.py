@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness import ROOT, environment, markdown, results_folder
+from report import ROOT, environment, markdown, results_folder
 
 LOG_BYTES = 1_000_000  # of each step's output, its end
 NATIVE = ROOT / "build" / "bench-native"

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from harness import Report, parser
+from report import Report, parser
 
 from divse.data import captions
 from divse.data.dataset import ImageTextData

@@ -14,7 +14,8 @@ import sys
 from dataclasses import dataclass
 
 import torch
-from harness import Report, parser, time_interleaved
+from harness import time_interleaved
+from report import Report, parser
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from harness import ROOT, markdown
+from report import ROOT, markdown
 
 from divse.evaluation import seeds_interval
 from divse.training.config import read_preset

@@ -13,7 +13,8 @@ from __future__ import annotations
 import sys
 
 import torch
-from harness import Report, Verdict, gate, parser
+from harness import Verdict, gate
+from report import Report, parser
 from torch import Tensor, nn
 
 import divse

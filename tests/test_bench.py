@@ -77,7 +77,7 @@ def test_peak_memory_sees_a_large_temporary(load):
 
 def test_markdown_table(load):
     rows = [{"shape": "a", "ms": 1.23456}, {"shape": "bb", "ms": None, "error": 1.5e-7}]
-    assert load("harness").markdown(rows).splitlines() == [
+    assert load("report").markdown(rows).splitlines() == [
         "| shape | ms    | error   |",
         "|-------|-------|---------|",
         "| a     | 1.235 |         |",
@@ -126,20 +126,20 @@ def test_triplet_by_hand(load):
 
 
 def test_a_wrong_variant_gets_no_speed(load, tmp_path):
-    bench, harness = load("bench_score"), load("harness")
-    args = harness.parser(None).parse_args(["--device", "cpu", "--out", str(tmp_path)])
-    report = harness.Report("wrong", args)
+    bench, report = load("bench_score"), load("report")
+    args = report.parser(None).parse_args(["--device", "cpu", "--out", str(tmp_path)])
+    found = report.Report("wrong", args)
     shape = bench.Shape(3, 20, 2, 32, torch.float32)
     ceilings = load("roofline").Roofline(1e9, 1e9, {torch.float32: 1e12})
     right = bench.eager
     scorers = {"eager": right, "broken": lambda q, g: right(q, g) * (1 + 1e-4)}
     bench.scorers = lambda *_: (scorers, "")
-    bench.run(shape, report, ceilings, compiled=False, seconds=0.02)
+    bench.run(shape, found, ceilings, compiled=False, seconds=0.02)
     importlib.reload(bench)
-    rows = {row["variant"]: row for row in report.rows}
+    rows = {row["variant"]: row for row in found.rows}
     assert rows["eager"]["gate"] == "green" and rows["eager"]["ms"] > 0
     assert rows["broken"]["gate"] == "RED" and "ms" not in rows["broken"]
-    assert report.finish() == 1
+    assert found.finish() == 1
     assert not json.loads((tmp_path / "wrong.json").read_text())["green"]
 
 

@@ -1,4 +1,4 @@
-"""Retrieval metrics of one picture-caption test set: R@K both ways, RSUM, mAP@R, R-Precision.
+"""Retrieval metrics of one picture-caption test set: R@K both ways and RSUM.
 
 Shapes: I pictures, T captions; ``scores`` (I, T), larger is better; ``image_of_caption`` (T,)
 gives the source picture of each caption; ``relevance`` (I, T) bool marks *every* fitting pair.
@@ -65,7 +65,7 @@ def recalls(ranks: Ranks) -> dict[str, float]:
 
 def ranks(scores: Any, image_of_caption: Any, relevance: Any = None) -> Ranks:
     """Ranks of the best positive per query, from a score matrix (I, T)."""
-    matrix = _array(scores)
+    matrix = as_array(scores)
     positives = Positives(matrix.shape, image_of_caption, relevance)
     return _ranks(lambda tile: matrix[_window(tile)], positives, block=2048)
 
@@ -93,7 +93,7 @@ def set_ranks(
         rows, columns = _window(tile)
         a, b = images[rows].torch(device), texts[columns].torch(device)
         with torch.no_grad():
-            return _array(score(a, b, similarity, unit_norm=False, **params))
+            return as_array(score(a, b, similarity, unit_norm=False, **params))
 
     return _ranks(score_tile, positives, block)
 
@@ -106,8 +106,8 @@ class Positives:
         if len(shape) != 2 or 0 in shape:
             raise ValueError(f"scores must be a non-empty (images, captions) matrix, got {shape}")
         self.shape = shape
-        self.source = _array(image_of_caption)
-        self.relevance = None if relevance is None else _array(relevance)
+        self.source = as_array(image_of_caption)
+        self.relevance = None if relevance is None else as_array(relevance)
         self._check()
 
     def _check(self) -> None:
@@ -146,7 +146,7 @@ def _ranks(score_tile: Callable[[Tile], Array], positives: Positives, block: int
         for i in range(0, images, block)
         for t in range(0, captions, block)
     ]
-    cached = lru_cache(maxsize=1)(lambda tile: _checked(score_tile(tile)))  # one tile: score once
+    cached = lru_cache(maxsize=1)(lambda tile: checked(score_tile(tile)))  # one tile: score once
     best = _best_positives(cached, positives, tiles)
     needed = [b - TIE * np.abs(b) for b in best]  # a negative with this score draws level
     i2t, t2i = np.zeros(images, np.int64), np.zeros(captions, np.int64)
@@ -177,37 +177,6 @@ def _best_positives(
     return best_image, best_text
 
 
-def map_at_r(scores: Any, relevance: Any) -> dict[str, float]:
-    """mAP@R and R-Precision in percent, both ways, against all fitting pairs (I, T).
-
-    R is the number of positives of a query. R-Precision is their share among its first R results;
-    AP@R is the mean over the first R places of the precision at each place that holds a positive.
-    """
-    result = {}
-    matrix, fits = _array(scores), _array(relevance)
-    Positives(matrix.shape, np.zeros(matrix.shape[-1], np.int64), fits)
-    for direction, s, r in (("i2t", matrix, fits), ("t2i", matrix.T, fits.T)):
-        per_query = np.concatenate(
-            [_precision(_checked(s[i : i + 512]), r[i : i + 512]) for i in range(0, len(s), 512)]
-        )
-        average, r_precision = 100.0 * np.nanmean(per_query, axis=0)
-        result[f"{direction}_map_at_r"] = float(average)
-        result[f"{direction}_r_precision"] = float(r_precision)
-    return result
-
-
-def _precision(scores: Array, relevance: Array) -> Array:
-    """(queries, 2): AP@R and R-Precision of each row; NaN for a row without positives."""
-    order = np.lexsort((relevance, -scores), axis=-1)  # at equal scores negatives come first
-    hits = np.take_along_axis(relevance, order, axis=1)
-    place = np.arange(1, hits.shape[1] + 1)
-    total = relevance.sum(1, keepdims=True)
-    hits &= place <= total
-    precision = np.cumsum(hits, axis=1) / place
-    sums = np.stack([(precision * hits).sum(1), hits.sum(1)], axis=1)
-    return np.asarray(np.divide(sums, total, out=np.full(sums.shape, np.nan), where=total > 0))
-
-
 def _judged(rank: Array) -> Array:
     judged = np.asarray(rank[rank >= 0])
     if not judged.size:
@@ -219,7 +188,8 @@ def _window(tile: Tile) -> tuple[slice, slice]:
     return slice(tile[0], tile[1]), slice(tile[2], tile[3])
 
 
-def _checked(scores: Array) -> Array:
+def checked(scores: Array) -> Array:
+    """Scores as floating-point numbers, none of them NaN."""
     if scores.dtype.kind != "f":
         return scores.astype(np.float64)
     if np.isnan(scores).any():
@@ -227,7 +197,8 @@ def _checked(scores: Array) -> Array:
     return scores
 
 
-def _array(values: Any) -> Array:
+def as_array(values: Any) -> Array:
+    """View a tensor, array or list as a numpy array on the host."""
     if not isinstance(values, torch.Tensor):
         return np.asarray(values)
     values = values.detach().cpu()
