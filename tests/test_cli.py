@@ -115,6 +115,20 @@ def test_build_from_every_kind_of_file(files, tmp_path, run, monkeypatch, argume
         assert gallery.columns["year"][29].as_py() == 2019
 
 
+def test_index_is_built_when_large_or_asked_for(files, tmp_path, run, monkeypatch):
+    def indexes(*options):
+        build = ("build", tmp_path / "g", "--embeddings", files / "sets.npy", "--overwrite")
+        code, _, err = run(*build, *options)
+        assert code == 0, err
+        return len(list((tmp_path / "g").glob("index-*")))
+
+    assert (indexes(), indexes("--index")) == (0, 1)
+    monkeypatch.setattr("divse.search.searcher.EXACT_UP_TO", 1)
+    assert (indexes("--no-index"), indexes()) == (0, 1)
+    query = ("query", tmp_path / "g", "--embeddings", files / "queries.npy", "--format", "json")
+    assert json_lines(run(*query)[1])[0]["plan"] == "prefilter"
+
+
 def test_single_vectors_are_sets_of_one(tmp_path, run):
     np.save(tmp_path / "v.npy", vectors(5, 8))
     assert run("build", tmp_path / "g", "--embeddings", tmp_path / "v.npy")[0] == 0

@@ -120,6 +120,34 @@ def test_add_to_a_stale_gallery_is_refused_and_leaves_nothing(tmp_path):
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_full_disk_leaves_the_old_state(tmp_path, monkeypatch):
+    gallery = Gallery.create(tmp_path / "g", sets())
+    before = sorted(tmp_path.rglob("*"))
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    for name in ("os.replace", "os.fsync", "divse.search.segment_writer.checksum_file"):
+        with monkeypatch.context() as broken:
+            broken.setattr(name, full)
+            with pytest.raises(OSError, match="No space left"):
+                gallery.add(sets(seed=1))
+            with pytest.raises(OSError, match="No space left"):
+                Gallery.create(tmp_path / "new", sets())
+        assert sorted(tmp_path.rglob("*")) == before
+    assert len(gallery.add(sets(seed=1))) == 40
+
+
+def test_what_a_killed_build_left_is_no_obstacle(tmp_path):
+    (tmp_path / "g" / "segment-000000-01234567").mkdir(parents=True)
+    (tmp_path / "g" / "segment-000000-01234567" / "embeddings.npy").touch()
+    with pytest.raises(GalleryError, match="not a gallery"):
+        Gallery.open(tmp_path / "g")
+    Gallery.create(tmp_path / "g", sets(), metadata={10: 1, 2: (3, 4)})
+    assert Gallery.open(tmp_path / "g").metadata == {"10": 1, "2": [3, 4]}
+    assert len(list((tmp_path / "g").iterdir())) == 2
+
+
 def test_overwrite_replaces_and_needs_to_be_asked_for(tmp_path):
     Gallery.create(tmp_path / "g", sets())
     with pytest.raises(FileExistsError, match="overwrite=True"):

@@ -224,10 +224,12 @@ def test_auto_takes_what_explain_says(data, monkeypatch):
     assert search.explain(depth=50).plan == "prefilter"
     assert "every one of 600 sets" in str(search.explain())
     monkeypatch.setattr(searcher, "EXACT_UP_TO", 100)
+    assert "no index is stored" in str(search.explain())
+    element_index.store_index(gallery)
     assert search.explain().plan == "prefilter"
     assert "200 and more nearest elements of 2400" in str(search.explain())
     assert not search.search(queries, 3).certified.any()
-    monkeypatch.setattr(searcher.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(searcher, "has_faiss", lambda: False)
     assert "not installed" in str(search.explain())
     assert search.search(queries, 3).certified.all()
 

@@ -84,6 +84,12 @@ def build(
     dtype: Annotated[
         str, typer.Option(help="Stored as float16 or float32.", metavar="float16|float32")
     ] = "float16",
+    index: Annotated[
+        bool | None,
+        typer.Option(
+            "--index/--no-index", help="Also build the prefilter's index; default: if it is large."
+        ),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a gallery that is there.")
     ] = False,
@@ -113,7 +119,9 @@ def build(
         _usage("--ids and --lengths go with --embeddings")
     _one_of("--dtype", dtype, ("float16", "float32"))
     built = build_gallery(
-        BuildRequest(gallery, embeddings, lengths, ids, model, images, texts, dtype, overwrite)
+        BuildRequest(
+            gallery, embeddings, lengths, ids, model, images, texts, dtype, index, overwrite
+        )
     )
     what = f"{len(built):,} sets of {'up to ' if built.ragged else ''}K={built.k}, D={built.dim}"
     typer.echo(f"built {gallery}: {what}, {built.nbytes:,} bytes")

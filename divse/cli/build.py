@@ -9,7 +9,9 @@ from typing import Any
 from divse.cli.embedding_files import Source, read_embeddings
 from divse.cli.encoding import encode_folder, encode_lines, load_model, model_record
 from divse.cli.progress import bar
+from divse.search.element_index import has_faiss, store_index
 from divse.search.gallery import Gallery
+from divse.search.searcher import is_large
 from divse.search.writing import check_target
 
 
@@ -25,6 +27,7 @@ class BuildRequest:
     images: Path | None = None
     texts: Path | None = None
     dtype: str = "float16"
+    index: bool | None = None
     overwrite: bool = False
 
 
@@ -34,7 +37,7 @@ def build_gallery(asked: BuildRequest) -> Gallery:
         raise FileExistsError(f"{asked.gallery} holds a gallery already: --overwrite replaces it")
     source, metadata = _open_source(asked)
     with bar("build", source.total) as step:
-        return Gallery.create(
+        gallery = Gallery.create(
             asked.gallery,
             source.blocks,
             ids=source.ids,
@@ -44,6 +47,10 @@ def build_gallery(asked: BuildRequest) -> Gallery:
             overwrite=asked.overwrite,
             progress=step,
         )
+    if asked.index or (asked.index is None and is_large(gallery) and has_faiss()):
+        with bar("index", len(gallery)) as step:
+            store_index(gallery, step)
+    return gallery
 
 
 def _open_source(asked: BuildRequest) -> tuple[Source, dict[str, Any]]:

@@ -7,6 +7,7 @@ where it is used.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import secrets
@@ -22,6 +23,7 @@ import numpy as np
 
 from divse.search.durable import checksum_file, replace_file, sync_file, sync_folder
 from divse.search.gallery import Gallery
+from divse.search.manifest import INDEX_NAME
 
 FLAT_UP_TO = 1 << 14  # elements; below, comparing with all of them costs less than clusters would
 TRAIN_PER_LIST = 64  # sampled elements for each cluster; faiss asks for 39 at least
@@ -68,6 +70,11 @@ class ElementIndex:
         return np.asarray(self.index.search(vectors, count, **options)[1])
 
 
+def has_faiss() -> bool:
+    """Whether faiss is installed."""
+    return importlib.util.find_spec("faiss") is not None
+
+
 def import_faiss() -> ModuleType:
     """Import faiss, or say how to get it."""
     try:
@@ -96,6 +103,17 @@ def build_index(
         if progress is not None:
             progress(len(block))
     return ElementIndex(index, spec)
+
+
+def has_index(gallery: Gallery) -> bool:
+    """Whether an index is stored for this state of the gallery; `load_index` also checks it."""
+    return (index_folder(gallery) / ABOUT_FILE).is_file()
+
+
+def store_index(gallery: Gallery, progress: Progress | None = None) -> None:
+    """Build the index of this state of the gallery beside it, unless it is there already."""
+    if load_index(gallery) is None:
+        save_index(gallery, build_index(gallery, progress=progress))
 
 
 def load_index(gallery: Gallery) -> ElementIndex | None:
@@ -133,15 +151,15 @@ def save_index(gallery: Gallery, built: ElementIndex) -> ElementIndex:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     sync_folder(gallery.path)
-    for other in gallery.path.glob("index-*"):
-        if other != folder:
+    for other in gallery.path.iterdir():
+        if INDEX_NAME.fullmatch(other.name) and other != folder:
             shutil.rmtree(other, ignore_errors=True)
     return ElementIndex(built.index, built.spec, folder)
 
 
 def index_folder(gallery: Gallery) -> Path:
     """Return where the index of this state of the gallery is stored."""
-    return gallery.path / f"index-{gallery.manifest.checksum[:16]}"
+    return gallery.path / gallery.manifest.index_name
 
 
 def _elements(block: Any) -> np.ndarray:

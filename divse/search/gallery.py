@@ -21,10 +21,17 @@ import numpy as np
 
 from divse.search.durable import checksum_file
 from divse.search.intake import SetsSource
-from divse.search.manifest import DTYPES, GalleryError, Manifest
+from divse.search.manifest import DTYPES, FILE_NAME, GalleryError, Manifest
 from divse.search.rows import ID, first_duplicate
 from divse.search.segment import Segment, check_size
-from divse.search.writing import NewRows, Progress, check_positions, check_target, write_segment
+from divse.search.writing import (
+    NewRows,
+    Progress,
+    check_positions,
+    check_target,
+    commit_segment,
+    sweep,
+)
 from divse.sets import EmbeddingSets
 
 
@@ -57,7 +64,7 @@ class Gallery:
         """Write a new gallery.
 
         Args:
-            path: a folder that does not exist yet or is empty.
+            path: a folder that does not exist yet, is empty, or holds the rest of a killed build.
             sets: EmbeddingSets, an array (N, K, D), or an iterator of them (any size in all). The
                 gallery is ragged if the first block has lengths, else all sets have K elements.
             ids: one string or integer for each set; None numbers them.
@@ -70,23 +77,22 @@ class Gallery:
         folder = Path(path)
         if dtype not in DTYPES:
             raise ValueError(f"dtype: got {dtype!r}, expected {' or '.join(DTYPES)}")
-        metadata = dict(metadata or {})
-        json.dumps(metadata)  # refuses now, not after hours of writing
+        known = json.loads(json.dumps(dict(metadata or {})))  # as JSON will give it back
         old = check_target(folder, overwrite)
         existed = folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
-        empty = Manifest(dtype, "", 0, "", {}, metadata=metadata)
+        empty = Manifest(dtype, "", 0, "", {}, metadata=known)
+        state = None
         if old is not None:
-            empty = replace(empty, generation=old.generation + 1)
+            empty, state = replace(empty, generation=old.generation), old.checksum
         try:
-            manifest = write_segment(folder, empty, None, NewRows(sets, ids, columns, progress))
+            new = NewRows(sets, ids, columns, progress)
+            manifest = commit_segment(folder, empty, None, new, state)
         except BaseException:
-            if not existed:
+            if not existed and not (folder / FILE_NAME).exists():
                 shutil.rmtree(folder, ignore_errors=True)
             raise
-        manifest.write(folder)
-        for entry in old.segments if old is not None else ():
-            shutil.rmtree(folder / entry.name, ignore_errors=True)
+        sweep(folder, manifest)
         return cls(folder, manifest)
 
     @classmethod
@@ -113,13 +119,8 @@ class Gallery:
         if ids is None and self.manifest.id_type != "int64":
             raise ValueError("this gallery has string ids: give ids for the new sets")
         new = NewRows(sets, ids, columns, progress)
-        manifest = write_segment(self.path, self.manifest, self.rows, new)
-        current = Manifest.read(self.path)
-        if current.checksum != self.manifest.checksum:
-            shutil.rmtree(self.path / manifest.segments[-1].name, ignore_errors=True)
-            raise GalleryError(f"{self.path} was changed meanwhile: open it again, then add")
-        manifest.write(self.path)
-        return Gallery(self.path, manifest)
+        state = self.manifest.checksum
+        return Gallery(self.path, commit_segment(self.path, self.manifest, self.rows, new, state))
 
     def __len__(self) -> int:
         """Return N, the number of sets."""

@@ -26,6 +26,7 @@ LAYOUTS = ("uniform", "ragged")
 ID_TYPES = ("int64", "string")
 # Names come from a file that anybody may have written: they must not lead out of the folder.
 SEGMENT_NAME = re.compile(r"segment-[0-9a-f]{6}-[0-9a-f]{8}")
+INDEX_NAME = re.compile(r"index-[0-9a-f]{16}")
 MEMBER_NAME = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)+")
 
 
@@ -86,6 +87,11 @@ class Manifest:
     def checksum(self) -> str:
         """Identifies this state of the gallery: every file's checksum goes into it."""
         return checksum_bytes(_canonical(self._content()))
+
+    @property
+    def index_name(self) -> str:
+        """Folder of a prefilter's index over this state of the gallery."""
+        return f"index-{self.checksum[:16]}"
 
     def with_segment(self, segment: SegmentEntry, next_id: int) -> Manifest:
         """Return the manifest of the state in which `segment` is added."""

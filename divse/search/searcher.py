@@ -2,14 +2,15 @@
 
     exact      every set is scored; the answer is the answer
     prefilter  FAISS proposes candidates by their elements, exact scores order them
-    auto       exact where that is cheap, else prefilter if faiss is there
+    auto       exact where that is cheap or no index is there yet, else prefilter
 
-A named plan never falls back to another one; `explain` says what "auto" takes, and why.
+A named plan never falls back to another one; `explain` says what "auto" takes, and why. Building an
+index takes longer than many scans, so "auto" uses one and never builds one: `store_index` does, or
+the plan "prefilter" when it is named.
 """
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from divse.search.element_index import index_spec
+from divse.search.element_index import has_faiss, has_index, index_spec
 from divse.search.gallery import Gallery
 from divse.search.prefilter import DEPTH, Prefilter, open_prefilter
 from divse.search.rerank import rerank
@@ -30,7 +31,7 @@ from divse.similarity.topk import TopK
 PLANS = ("auto", "exact", "prefilter")
 EXACT_UP_TO = 100_000_000  # stored numbers: one core scans so many in some 50 ms for a query
 DEEPER = 4  # how much deeper an adaptive prefilter looks at each round,
-MOST_ROUNDS = 4  # and how often, until a query's results stay the same
+MOST_ROUNDS = 3  # and how often, until a query's results stay the same
 
 Progress = Callable[[str, int, int], object]
 
@@ -64,6 +65,11 @@ class SearchPlan:
             depth = self.depth or f"{DEPTH} and more"
             how = f"{depth} nearest elements of {self.elements} by {self.index}, then reranked"
         return f"{self.plan} ({self.why}): {how}; {self.impl} on {self.device}"
+
+
+def is_large(gallery: Gallery) -> bool:
+    """Whether plan "auto" would rather look into an index than scan the gallery."""
+    return gallery.manifest.elements * gallery.dim > EXACT_UP_TO
 
 
 class Searcher:
@@ -204,10 +210,12 @@ class Searcher:
         if depth is not None:
             return "prefilter", "a depth is given"
         size = self.gallery.manifest.elements * self.gallery.dim
-        if size <= EXACT_UP_TO:
+        if not is_large(self.gallery):
             return "exact", f"{size:,} numbers are few"
-        if importlib.util.find_spec("faiss") is None:
+        if not has_faiss():
             return "exact", "faiss is not installed"
+        if self._prefilter is None and not has_index(self.gallery):
+            return "exact", "no index is stored for this state of the gallery"
         return "prefilter", f"{size:,} numbers are many"
 
     def _check(self, queries: EmbeddingSets, topk: int, depth: int | None) -> None:

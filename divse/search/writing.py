@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,9 +11,17 @@ from typing import Any
 import numpy as np
 
 from divse.search.intake import SetsSource, blocks_of, unit_block
-from divse.search.manifest import FILE_NAME, GalleryError, Manifest, SegmentEntry
+from divse.search.manifest import (
+    FILE_NAME,
+    INDEX_NAME,
+    SEGMENT_NAME,
+    GalleryError,
+    Manifest,
+    SegmentEntry,
+)
 from divse.search.rows import ID, RowStream, first_duplicate
-from divse.search.segment import ROWS, SegmentWriter, map_rows
+from divse.search.segment import ROWS, map_rows
+from divse.search.segment_writer import SegmentWriter
 from divse.sets import EmbeddingSets
 
 Progress = Callable[[int], object]
@@ -26,6 +35,30 @@ class NewRows:
     ids: Iterable[Any] | None
     columns: Mapping[str, Iterable[Any]] | None
     progress: Progress | None = None
+
+
+def commit_segment(
+    folder: Path, manifest: Manifest, table: Any, new: NewRows, state: str | None
+) -> Manifest:
+    """Write `new` as a segment, make it part of the gallery, and return the new manifest.
+
+    `state` is the checksum of the manifest that the caller saw (None: there was none). Until the
+    manifest is replaced, nothing has changed; if anything fails, the segment is removed.
+    """
+    after = write_segment(folder, manifest, table, new)
+    try:
+        if _state(folder) != state:
+            raise GalleryError(f"{folder} was changed meanwhile: open it again, then add")
+        after.write(folder)
+    except BaseException:
+        if _state(folder) != after.checksum:  # else the manifest is in place and names the segment
+            shutil.rmtree(folder / after.segments[-1].name, ignore_errors=True)
+        raise
+    return after
+
+
+def _state(folder: Path) -> str | None:
+    return Manifest.read(folder).checksum if (folder / FILE_NAME).exists() else None
 
 
 def write_segment(folder: Path, manifest: Manifest, table: Any, new: NewRows) -> Manifest:
@@ -114,9 +147,11 @@ def check_target(folder: Path, overwrite: bool) -> Manifest | None:
     """Return the manifest of the gallery to overwrite, or None if there is none."""
     if folder.is_file():
         raise FileExistsError(f"{folder} is a file; a gallery is a folder")
-    if not folder.exists() or not any(folder.iterdir()):
+    if not folder.exists():
         return None
     if not (folder / FILE_NAME).exists():
+        if all(SEGMENT_NAME.fullmatch(path.name) for path in folder.iterdir()):
+            return None  # empty, or left by a build that was killed
         raise FileExistsError(
             f"{folder} holds other files and is no gallery: choose another folder"
         )
@@ -126,6 +161,16 @@ def check_target(folder: Path, overwrite: bool) -> Manifest | None:
         return Manifest.read(folder)
     except GalleryError as error:
         raise GalleryError(f"{error}; to replace it, delete the folder yourself") from None
+
+
+def sweep(folder: Path, manifest: Manifest) -> None:
+    """Remove what the manifest no longer names: segments and indexes of earlier states."""
+    named = {entry.name for entry in manifest.segments}
+    for path in folder.iterdir():
+        old_segment = SEGMENT_NAME.fullmatch(path.name) and path.name not in named
+        old_index = INDEX_NAME.fullmatch(path.name) and path.name != manifest.index_name
+        if old_segment or old_index:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def check_positions(positions: np.ndarray, count: int) -> None:
