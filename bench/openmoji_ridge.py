@@ -9,8 +9,9 @@ One ridge regression over the training pairs, its penalty chosen on val by RSUM;
 
 RUN is a trained run's folder, or an .npz with its test ranks (arrays i2t and t2i). For each, the
 paired bootstrap over test pictures gives its difference to the ridge, and the first run's to the
-other runs. Pictures that share a caption word for word make ties, which count against every model
-alike; the row "ties won" shows what the ridge would score if all of them fell its way.
+other runs (in JSON: estimate, low, high of 95%). Pictures that share a caption word for word make
+ties, which count against every model alike; the row "ties won" shows what the ridge would score if
+all of them fell its way.
 """
 
 from __future__ import annotations
@@ -166,8 +167,7 @@ def compare(report: Report, models: dict[str, Ranks], owner: Array) -> None:
     pairs = [(name, "ridge") for name in names] + [(names[0], other) for other in names[1:]]
     for a, b in pairs if names else []:
         found = paired_bootstrap(models[a], models[b], owner)
-        row = {key: str(interval) for key, interval in found.items()}
-        report.add(model=f"{a} - {b}", **row, **{"excludes 0": found["rsum"].excludes_zero})
+        report.add(model=f"{a} - {b}", **found, **{"excludes 0": found["rsum"].excludes_zero})
 
 
 def arguments() -> argparse.Namespace:
@@ -186,7 +186,7 @@ def main() -> int:
     test = captions.load("test", path=args.data)
     owner = test.image_of_caption
     models = {"ridge": ranks(test_scores, owner)}
-    models |= {run.stem: run_ranks(run, test) for run in args.runs}
+    models |= {str(run): run_ranks(run, test) for run in args.runs}
     for name, found in models.items():
         report.add(model=name, **recalls(found))
     report.add(

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from divse.evaluation.retrieval import Array, Positives, as_array, checked
+from divse.evaluation.retrieval import TIE, Array, Positives, as_array, checked
 
 
 def map_at_r(scores: Any, relevance: Any) -> dict[str, float]:
@@ -18,26 +18,27 @@ def map_at_r(scores: Any, relevance: Any) -> dict[str, float]:
     R is the number of positives of a query. R-Precision is their share among its first R results;
     AP@R is the mean over the first R places of the precision at each place that holds a positive.
     """
-    result = {}
-    matrix, fits = as_array(scores), as_array(relevance)
+    matrix, fits = checked(as_array(scores)), as_array(relevance)
     Positives(matrix.shape, np.zeros(matrix.shape[-1], np.int64), fits)
-    for direction, s, r in (("i2t", matrix, fits), ("t2i", matrix.T, fits.T)):
-        per_query = np.concatenate(
-            [_precision(checked(s[i : i + 512]), r[i : i + 512]) for i in range(0, len(s), 512)]
-        )
-        average, r_precision = 100.0 * np.nanmean(per_query, axis=0)
+    result = {}
+    for direction, rows, right in (("i2t", matrix, fits), ("t2i", matrix.T, fits.T)):
+        judged = [precision(s, r) for s, r in zip(rows, right, strict=True) if r.any()]
+        average, r_precision = 100.0 * np.mean(judged, axis=0)
         result[f"{direction}_map_at_r"] = float(average)
         result[f"{direction}_r_precision"] = float(r_precision)
     return result
 
 
-def _precision(scores: Array, relevance: Array) -> Array:
-    """(queries, 2): AP@R and R-Precision of each row; NaN for a row without positives."""
-    order = np.lexsort((relevance, -scores), axis=-1)  # at equal scores negatives come first
-    hits = np.take_along_axis(relevance, order, axis=1)
-    place = np.arange(1, hits.shape[1] + 1)
-    total = relevance.sum(1, keepdims=True)
-    hits &= place <= total
-    precision = np.cumsum(hits, axis=1) / place
-    sums = np.stack([(precision * hits).sum(1), hits.sum(1)], axis=1)
-    return np.asarray(np.divide(sums, total, out=np.full(sums.shape, np.nan), where=total > 0))
+def precision(scores: Array, relevance: Array) -> tuple[float, float]:
+    """AP@R and R-Precision of one query: its scores and relevance, both (N,)."""
+    positives = np.sort(scores[relevance])[::-1]
+    negatives, total = scores[~relevance], len(positives)
+    if len(negatives) > total:  # only the first R places count, so only the R best negatives do
+        negatives = np.partition(negatives, -total)[-total:]
+    falling = np.sort(negatives)[::-1]
+    needed = positives - TIE * np.abs(positives)
+    ahead = np.searchsorted(-falling, -needed, side="right")  # negatives that are level or better
+    found = np.arange(1, total + 1)  # positives down to each one, itself included
+    place = ahead + found
+    hit = place <= total
+    return float((hit * found / place).sum() / total), float(hit.mean())

@@ -77,7 +77,7 @@ def set_ranks(
     relevance: Any = None,
     *,
     similarity: str = "smooth_chamfer",
-    block: int = 2048,
+    block: int = 1024,
     device: Any = None,
     **params: Any,
 ) -> Ranks:
