@@ -170,6 +170,37 @@ def test_table_and_json_answers(files, run):
     assert exact[0]["certified"] is True
 
 
+def test_many_segments_and_many_queries(files, tmp_path, run, monkeypatch):
+    gallery = Gallery.create(tmp_path / "g", vectors(10, 3, 8, seed=1))
+    for seed in range(2, 5):
+        gallery = gallery.add(vectors(10, 3, 8, seed=seed))
+    np.save(tmp_path / "q.npy", np.concatenate([vectors(10, 3, 8, seed=s) for s in range(1, 5)]))
+    monkeypatch.setattr("divse.cli.query.BATCH", 7)
+    for plan in ((), ("--candidates", 5)):
+        query = ("query", tmp_path / "g", "--embeddings", tmp_path / "q.npy", "--topk", 1, *plan)
+        answers = json_lines(run(*query, "--format", "json")[1])
+        assert [answer["hits"][0]["id"] for answer in answers] == list(range(40))
+        assert [answer["query"]["number"] for answer in answers] == list(range(40))
+
+
+def test_bars_follow_the_work(monkeypatch, capsys):
+    from tqdm import tqdm
+
+    from divse.cli.progress import SearchBars
+
+    drawn = []
+    monkeypatch.setattr(tqdm, "__init__", lambda self, **options: drawn.append(options["desc"]))
+    monkeypatch.setattr(tqdm, "update", lambda self, step: drawn.append(step))
+    monkeypatch.setattr(tqdm, "close", lambda self: drawn.append("closed"))
+    monkeypatch.setattr(tqdm, "__del__", lambda self: None)
+    bars = SearchBars()
+    for what, step in (("index", 5), ("scan", 6), ("scan", 4), ("scan", 10)):
+        bars(what, step, 10)
+    bars.close()
+    expected = ["index", 5, "closed", "scan", 6, 4, "closed", "scan", 10, "closed"]
+    assert drawn == expected
+
+
 def test_similarity_and_alpha_of_a_query(files, run):
     query = ("query", files / "g", "--embeddings", files / "queries.npy", "--format", "json")
     scores = {}

@@ -32,16 +32,19 @@ class SearchBars:
 
     def __init__(self) -> None:
         self._shown: Any = None
+        self._what, self._done = "", 0
 
     def __call__(self, what: str, step: int, total: int) -> None:
         """Take a step of the work called `what`."""
         from tqdm import tqdm
 
-        if self._shown is None or self._shown.desc.removesuffix(": ") != what:
+        if self._shown is None or self._what != what:
             self.close()
+            self._what, self._done = what, 0
             self._shown = tqdm(desc=what, total=total, unit=" sets", delay=1, disable=None)
         self._shown.update(step)
-        if self._shown.n >= total:
+        self._done += step  # a bar that is not shown does not count
+        if self._done >= total:
             self.close()
 
     def close(self) -> None:
