@@ -63,7 +63,7 @@ def steps(rehearse: bool) -> Iterator[Step]:
     tiny = ["--tiny"] if rehearse else []
     shared = ["--device", device, "--out", "{out}"]
     interpreter = {"TRITON_INTERPRET": "1"} if rehearse else {}
-    if importlib.util.find_spec("divse_native") is None:
+    if not installed():
         yield Step("build", ["sh", "-c", build_command()], 120)
     pytest = [python, "-m", "pytest", "-m", "gpu", "-ra", "--tb=short", "-p", "no:cacheprovider"]
     pytest += ["--continue-on-collection-errors", "-W", "default", str(ROOT / "tests")]
@@ -81,6 +81,11 @@ def steps(rehearse: bool) -> Iterator[Step]:
     yield Step("search", [python, f"{bench}/bench_search.py", *sizes, *shared], 60)
     sass = [python, f"{bench}/sass.py", "--help" if rehearse else "--json"]
     yield Step("sass", sass, 90)
+
+
+def installed() -> bool:
+    """Whether the C++ module is installed; else it is built here, in `NATIVE`."""
+    return importlib.util.find_spec("divse_native") is not None
 
 
 def build_command() -> str:
@@ -133,7 +138,8 @@ def run_step(step: Step, limit: float, log: Path) -> Outcome:
 
 def step_environment() -> dict[str, str]:
     """This environment, with the repository, its kernels and the built module importable."""
-    paths = [str(ROOT), str(ROOT / "kernels"), str(NATIVE), os.environ.get("PYTHONPATH", "")]
+    paths = [str(ROOT), str(ROOT / "kernels"), "" if installed() else str(NATIVE)]
+    paths.append(os.environ.get("PYTHONPATH", ""))
     return os.environ | {"PYTHONPATH": os.pathsep.join(p for p in paths if p)}
 
 
