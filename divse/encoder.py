@@ -74,7 +74,8 @@ class DivSE:
             self.tokenizer.save(folder)
         else:
             self.tokenizer.save(folder / TEXT_ENCODER)
-            self.model.text.encoder.backbone.config.save_pretrained(folder / TEXT_ENCODER)
+            shape: Any = self.model.text.encoder.get_submodule("backbone").config
+            shape.save_pretrained(folder / TEXT_ENCODER)
             config = replace(config, text=replace(config.text, path=TEXT_ENCODER))
         config = replace(config, image=replace(config.image, weights=""))
         content = {name: asdict(getattr(config, name)) for name in ("image", "text", "model")}

@@ -27,6 +27,9 @@ class GridEncoder(Encoder):
 
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self,
         backbone: nn.Module,
@@ -93,8 +96,9 @@ class TimmMap(nn.Module):
         if features.ndim == 4:
             return features
         patches = features[:, int(getattr(self.network, "num_prefix_tokens", 0)) :]
-        side = round(patches.shape[1] ** 0.5)
-        return patches.transpose(1, 2).unflatten(2, (side, side))
+        samples, count, channels = patches.shape
+        side = round(count**0.5)
+        return patches.transpose(1, 2).reshape(samples, channels, side, side)
 
 
 def timm_grid(config: ImageConfig, pretrained: bool = True) -> GridEncoder:

@@ -94,7 +94,8 @@ class SlotAttention(nn.Module):
         return update
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
+        samples, count, inner = x.shape
+        return x.view(samples, count, self.heads, inner // self.heads).transpose(1, 2)
 
 
 class AggregationBlock(nn.Module):

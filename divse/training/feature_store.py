@@ -63,7 +63,7 @@ def write_store(path: Path, lengths: Rows, blocks: Iterable[NDArray[np.float16]]
     for block in blocks:
         if values is None:
             shape = (int(offsets[-1]), block.shape[1])
-            values = np.lib.format.open_memmap(partial, "w+", np.float16, shape)  # type: ignore
+            values = np.lib.format.open_memmap(partial, "w+", np.float16, shape)
         values[begin : begin + len(block)] = block
         begin += len(block)
     values.flush()

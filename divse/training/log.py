@@ -27,7 +27,7 @@ class Log:
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
-            self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=lines)  # type: ignore
+            self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=lines)
 
     def write(self, record: dict[str, Any]) -> None:
         """Append one record; its numbers go to TensorBoard under their names."""
