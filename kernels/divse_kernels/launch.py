@@ -1,4 +1,4 @@
-"""What both launchers need: one side's sets as a kernel takes them, the device, the counter."""
+"""What both launchers need: the two sides as kernels take them, the device, the counter."""
 
 import contextlib
 from collections import Counter
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .problem import Problem, family
 from .tiles import INTERPRET
-from .tuning import family
 
-#: Launches of every kernel by its name, for tests and `explain` to prove what ran.
+#: Launches of every kernel by its name, so that tests and `explain` can prove what ran.
 launches: Counter[str] = Counter()
 
 VECTOR = 8  # values that one load moves: strides and D are multiples of it
@@ -19,7 +19,7 @@ INTERPRETED = bool(INTERPRET.value)
 
 @dataclass(frozen=True)
 class Side:
-    """The sets (count, size, D) along the rows or the columns of the cosines."""
+    """The sets along the rows or the columns: values (count, size, D), lengths (count,) or None."""
 
     values: Tensor
     lengths: Tensor | None
@@ -38,29 +38,26 @@ class Side:
         return self.values.shape[0]
 
     @property
-    def size(self) -> int:
-        """Elements of a set."""
-        return self.values.shape[1]
-
-    @property
-    def padded(self) -> int:
-        """Elements of a set in a tile: the next power of two."""
-        return 1 << (self.size - 1).bit_length()
-
-    @property
-    def elements(self) -> int:
-        """Elements of all sets, as tiles count them."""
-        return self.count * self.padded
-
-    @property
     def strides(self) -> tuple[int, int]:
         """Steps to the next set and to the next element, in vectors."""
         return self.values.stride(0) // VECTOR, self.values.stride(1) // VECTOR
 
 
-def architecture(device: torch.device) -> str:
-    """Family of the device that kernels will run on."""
-    return family(None if INTERPRETED else torch.cuda.get_device_capability(device))
+def problem(rows: Side, columns: Side, alpha: float | Tensor) -> Problem:
+    """Describe a launch."""
+    device = rows.values.device
+    return Problem(
+        arch=family(None if INTERPRETED else torch.cuda.get_device_capability(device)),
+        dtype=rows.values.dtype,
+        dims=rows.values.shape[2],
+        row_sets=rows.count,
+        row_size=rows.values.shape[1],
+        column_sets=columns.count,
+        column_size=columns.values.shape[1],
+        alpha=None if isinstance(alpha, Tensor) else alpha,
+        row_ragged=rows.lengths is not None,
+        column_ragged=columns.lengths is not None,
+    )
 
 
 def on_device(device: torch.device) -> contextlib.AbstractContextManager[object]:

@@ -17,7 +17,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import Side, architecture, launches, on_device
+from .launch import Side, launches, on_device, problem
+from .problem import SHIFTED, Problem, padded
 from .tiles import (
     LOG2_E,
     MASKED,
@@ -32,7 +33,7 @@ from .tiles import (
     set_lengths,
     sum_row_sets,
 )
-from .tuning import PROCESSORS, SHIFTED, Tile, backward_tile, log_factors
+from .tuning import PROCESSORS, Tile, backward_tile
 
 
 @triton.jit
@@ -193,50 +194,28 @@ def smooth_chamfer_backward(
     )
 
 
-def constants(
-    tile: Tile,
-    row_size: int,
-    column_size: int,
-    dims: int,
-    alpha: float | None,
-    scaled: bool,
-    ragged: tuple[bool, bool],
-) -> dict[str, int | bool]:
-    """Compile-time arguments for row sets and column sets of so many elements.
-
-    Arguments:
-        alpha: None if only the device knows it.
-        scaled: whether the gradient of the scores comes with a scale.
-        ragged: whether rows and columns come with lengths.
-    """
-    k2, l2 = triton.next_power_of_2(row_size), triton.next_power_of_2(column_size)
+def constants(task: Problem, tile: Tile, scaled: bool) -> dict[str, int | bool]:
+    """Compile-time arguments of the kernel; `scaled` if the gradient of the scores has a scale."""
     return {
-        "K": row_size,
-        "L": column_size,
-        "K2": k2,
-        "L2": l2,
-        "SHIFT": log_factors(alpha) == SHIFTED,
-        "ROW_RAGGED": ragged[0],
-        "COLUMN_RAGGED": ragged[1],
-        "ALPHA_ON_DEVICE": alpha is None,
-        "SCALED": scaled,
-        "BLOCK_M": tile.block_m,
-        "BLOCK_N": tile.block_n,
-        "BLOCK_D": tile.block_d,
-        "EVEN_D": dims % tile.block_d == 0,
+        **task.constants,
+        **tile.constants,
+        **tile.row_order(padded(task.row_size)),
         "BLOCK_O": tile.block_o,
-        **tile.row_order(k2),
+        "SHIFT": task.factors == SHIFTED,
+        "EVEN_D": task.dims % tile.block_d == 0,
+        "SCALED": scaled,
     }
 
 
-def split_columns(programs: int, tiles: int, rows: int, columns: int, processors: int) -> int:
-    """Tiles of columns for each program, fewer where the rows alone do not fill the device.
+def tiles_per_split(task: Problem, tile: Tile, programs: int) -> int:
+    """How many tiles of columns one program walks over: all, unless rows do not fill the device.
 
-    Every split keeps a gradient of its own, so there are no more of them than columns per row:
-    their memory stays within that of the columns.
+    Every split has a gradient of its own, so there are no more of them than columns per row: their
+    memory stays within that of the columns.
     """
-    splits = max(1, min(2 * processors // programs, tiles, columns // rows))
-    return triton.cdiv(tiles, splits)
+    tiles = triton.cdiv(task.columns, tile.block_n)
+    splits = min(2 * PROCESSORS[task.arch] // programs, tiles, task.columns // task.rows)
+    return triton.cdiv(tiles, max(1, splits))
 
 
 def gradient(
@@ -246,45 +225,37 @@ def gradient(
 
     `grad_scores` is (row sets, column sets), of any strides.
     """
-    values = rows.values
-    dims, device = values.shape[2], values.device
+    shape, device = rows.values.shape, rows.values.device
     if grad_scores.numel() == 0:
-        return torch.zeros(values.shape, dtype=dtype, device=device)
-    arch = architecture(device)
-    tile = backward_tile(arch, values.dtype, rows.elements, columns.elements, dims)
-    grid_m, grid_o = triton.cdiv(rows.elements, tile.block_m), triton.cdiv(dims, tile.block_o)
-    tiles = triton.cdiv(columns.elements, tile.block_n)
-    split_tiles = split_columns(
-        grid_m * grid_o, tiles, rows.elements, columns.elements, PROCESSORS[arch]
-    )
-    splits = triton.cdiv(tiles, split_tiles)
+        return torch.zeros(shape, dtype=dtype, device=device)
+    task = problem(rows, columns, alpha)
+    tile = backward_tile(task)
+    grid = triton.cdiv(task.rows, tile.block_m), triton.cdiv(task.dims, tile.block_o)
+    split_tiles = tiles_per_split(task, tile, grid[0] * grid[1])
+    splits = triton.cdiv(task.columns, split_tiles * tile.block_n)
     parts = torch.empty(
-        splits, *values.shape, dtype=dtype if splits == 1 else torch.float32, device=device
+        splits, *shape, dtype=dtype if splits == 1 else torch.float32, device=device
     )
-    scale = None
-    if values.dtype == torch.float16:
-        scale = grad_scores.abs().amax().clamp_min(1e-30)
-    ragged = (rows.lengths is not None, columns.lengths is not None)
-    known = alpha if isinstance(alpha, float) else None
+    scaled = rows.values.dtype == torch.float16
     launches["smooth_chamfer_backward"] += 1
     with on_device(device):
-        smooth_chamfer_backward[(grid_m, grid_o, splits)](
-            values,
+        smooth_chamfer_backward[(*grid, splits)](
+            rows.values,
             columns.values,
             grad_scores,
-            scale,
+            grad_scores.abs().amax().clamp_min(1e-30) if scaled else None,
             parts,
             rows.lengths,
             columns.lengths,
             alpha,
-            dims,
-            rows.count,
-            columns.count,
+            task.dims,
+            task.row_sets,
+            task.column_sets,
             split_tiles,
             *rows.strides,
             *columns.strides,
             *grad_scores.stride(),
-            **constants(tile, rows.size, columns.size, dims, known, scale is not None, ragged),
+            **constants(task, tile, scaled),
             **tile.options,
         )
     return parts[0] if splits == 1 else parts.sum(0).to(dtype)

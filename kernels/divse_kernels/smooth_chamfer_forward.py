@@ -14,7 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import Side, architecture, launches, on_device
+from .launch import Side, launches, on_device, problem
+from .problem import Problem, padded
 from .tiles import (
     LN_2,
     LOG2_E,
@@ -30,7 +31,7 @@ from .tiles import (
     set_lengths,
     sum_row_sets,
 )
-from .tuning import Tile, forward_tile, log_factors
+from .tuning import Tile, forward_tile
 
 
 @triton.jit
@@ -249,38 +250,16 @@ def smooth_chamfer_forward(
     tl.store(score_ptr + offsets, scores, mask=(m < ROW_SETS)[:, None] & (n < COLUMN_SETS)[None, :])
 
 
-def constants(
-    tile: Tile,
-    row_size: int,
-    column_size: int,
-    dims: int,
-    alpha: float | None,
-    log_mean: bool,
-    ragged: tuple[bool, bool],
-) -> dict[str, int | bool]:
-    """Compile-time arguments for row sets and column sets of so many elements.
-
-    Arguments:
-        alpha: None if only the device knows it.
-        ragged: whether rows and columns come with lengths.
-    """
-    k2, l2 = triton.next_power_of_2(row_size), triton.next_power_of_2(column_size)
+def constants(task: Problem, tile: Tile, log_mean: bool) -> dict[str, int | bool]:
+    """Compile-time arguments of the kernel."""
     return {
-        "K": row_size,
-        "L": column_size,
-        "K2": k2,
-        "L2": l2,
-        "FACTORS": log_factors(alpha),
+        **task.constants,
+        **tile.constants,
+        **tile.row_order(padded(task.row_size)),
+        "FACTORS": task.factors,
         "LOG_MEAN": log_mean,
-        "ROW_RAGGED": ragged[0],
-        "COLUMN_RAGGED": ragged[1],
-        "ALPHA_ON_DEVICE": alpha is None,
-        "BLOCK_M": tile.block_m,
-        "BLOCK_N": tile.block_n,
-        "BLOCK_D": tile.block_d,
-        "EVEN_D": dims % tile.block_d == 0,
+        "EVEN_D": task.dims % tile.block_d == 0,
         "GROUP": 8,
-        **tile.row_order(k2),
     }
 
 
@@ -291,15 +270,13 @@ def scores(queries: Side, gallery: Side, alpha: float | Tensor, log_mean: bool) 
     if out.numel() == 0:
         return out
     # Tiles are tall, so the larger side goes along the rows.
-    swap = queries.elements < gallery.elements
-    rows, columns = (gallery, queries) if swap else (queries, gallery)
-    tile = forward_tile(architecture(device), rows.values.dtype, rows.elements, columns.elements)
-    ragged = (rows.lengths is not None, columns.lengths is not None)
-    known = alpha if isinstance(alpha, float) else None
-    meta = constants(tile, rows.size, columns.size, rows.values.shape[2], known, log_mean, ragged)
-    programs = triton.cdiv(rows.elements, tile.block_m) * triton.cdiv(
-        columns.elements, tile.block_n
-    )
+    task, strides = problem(queries, gallery, alpha), out.stride()
+    rows, columns = queries, gallery
+    if task.rows < task.columns:
+        rows, columns, strides = gallery, queries, strides[::-1]
+        task = problem(rows, columns, alpha)
+    tile = forward_tile(task)
+    programs = triton.cdiv(task.rows, tile.block_m) * triton.cdiv(task.columns, tile.block_n)
     launches["smooth_chamfer_forward"] += 1
     with on_device(device):
         smooth_chamfer_forward[(programs,)](
@@ -309,13 +286,13 @@ def scores(queries: Side, gallery: Side, alpha: float | Tensor, log_mean: bool) 
             rows.lengths,
             columns.lengths,
             alpha,
-            rows.values.shape[2],
-            rows.count,
-            columns.count,
+            task.dims,
+            task.row_sets,
+            task.column_sets,
             *rows.strides,
             *columns.strides,
-            *(out.stride()[::-1] if swap else out.stride()),
-            **meta,
+            *strides,
+            **constants(task, tile, log_mean),
             **tile.options,
         )
     return out
