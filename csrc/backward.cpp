@@ -31,24 +31,25 @@ const float* row_of(const Sets& sets, Index n, Index k) {
     return static_cast<const float*>(sets.values) + n * sets.set_stride + k * sets.element_stride;
 }
 
-// Dense rows, zero padded to the width: the elements and their gradients.
+// Dense rows, zero padded to the width: the elements and their gradients. One more cache line a
+// row keeps columns of a power of two from falling into the same few sets of the cache.
 struct Dense {
-    Index rows, dim, padded;
+    Index dim, padded, stride;
     Floats values, grads;
 
-    Dense(Index count, Index d, Index width)
-        : rows(count), dim(d), padded(ceil_div(d, width) * width), values(rows * padded),
-          grads(rows * padded) {
-        const auto bytes = static_cast<std::size_t>(rows * padded) * sizeof(float);
+    Dense(Index rows, Index d, Index width)
+        : dim(d), padded(ceil_div(d, width) * width), stride(padded + 16), values(rows * stride),
+          grads(rows * stride) {
+        const auto bytes = static_cast<std::size_t>(rows * stride) * sizeof(float);
         std::memset(values.data(), 0, bytes);
         std::memset(grads.data(), 0, bytes);
     }
 
     void put(Index row, const float* element) {
-        std::copy_n(element, dim, values.data() + row * padded);
+        std::copy_n(element, dim, values.data() + row * stride);
     }
     void take(Index row, float* out) const {
-        std::copy_n(grads.data() + row * padded, dim, out);
+        std::copy_n(grads.data() + row * stride, dim, out);
     }
 };
 
@@ -162,7 +163,7 @@ private:
     double weigh_part(const QueryBlock& block, const Run& part, float* weights) const {
         std::vector<const float*> rows;
         for (Index r = part.row; r < y_row_[at(part.last)]; ++r) {
-            rows.push_back(dense_y_.values.data() + r * dense_y_.padded);
+            rows.push_back(dense_y_.values.data() + r * dense_y_.stride);
         }
         std::vector<Index> counts;
         for (Index n = part.first; n < part.last; ++n) counts.push_back(length_at(y_.sets, n));
@@ -188,11 +189,11 @@ private:
 
     // Both products of one block of weights, each task some rows of one of them.
     void multiply(const Run& run, Index columns, const float* weights, const Dense& x) const {
-        const Index y_rows = y_row_[at(run.last)] - run.row, padded = dense_y_.padded;
+        const Index y_rows = y_row_[at(run.last)] - run.row, stride = dense_y_.stride;
         const Index x_tasks = ceil_div(columns, rows_of_a_task);
         const Index tasks = x_tasks + ceil_div(y_rows, rows_of_a_task);
-        const float* y_values = dense_y_.values.data() + run.row * padded;
-        float* y_grads = dense_y_.grads.data() + run.row * padded;
+        const float* y_values = dense_y_.values.data() + run.row * stride;
+        float* y_grads = dense_y_.grads.data() + run.row * stride;
         parallel_for(tasks, threads_, [&](Index task, int) {
             if (task < x_tasks) {  // transposed: row = column of the weights
                 rows_of_product(task, columns, weights, 1, columns, y_values, y_rows,
@@ -206,12 +207,12 @@ private:
 
     void rows_of_product(Index task, Index rows, const float* weights, Index row_stride, Index step,
                          const float* values, Index depth, float* grads) const {
-        const Index first = task * rows_of_a_task, padded = dense_y_.padded;
+        const Index first = task * rows_of_a_task, stride = dense_y_.stride;
         const Index count = std::min(rows_of_a_task, rows - first);
         const float* addresses[rows_of_a_task];
         for (Index r = 0; r < count; ++r) addresses[r] = weights + (first + r) * row_stride;
-        kernel_.accumulate(addresses, count, step, values, padded, padded / kernel_.width, depth,
-                           grads + first * padded, padded);
+        kernel_.accumulate(addresses, count, step, values, stride, dense_y_.padded / kernel_.width,
+                           depth, grads + first * stride, stride);
     }
 
     const Side x_, y_;

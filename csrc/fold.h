@@ -128,27 +128,29 @@ void fold(const Grid& grid, typename V::F a_lengths, bool ragged, bool shifted, 
     }
 }
 
-// Mean over one axis of log2 of the sums, divided by the scale, plus the mean maximum; `sound`
-// loses the lanes with a sum out of range.
+// Mean over one axis of the logarithms of its sums, divided by alpha. The sums are made means over
+// `inner` terms first, for a logarithm near zero keeps its digits; `sound` loses the lanes with a
+// sum out of range.
 template <class V>
 typename V::F mean_log(const float* values, const float* maxima, std::int64_t count,
-                       typename V::F lengths, float scale, bool shifted,
+                       typename V::F lengths, typename V::F inner, const Terms& terms, bool shifted,
                        typename V::Mask& sound) {
     using F = typename V::F;
     LogSum<V> logs;
     F best = V::zero();
-    const F low = V::broadcast(0x1p-90f), high = V::broadcast(0x1p126f);
+    const F low = V::broadcast(0x1p-90f), high = V::broadcast(0x1p126f), one = V::broadcast(1.0f);
+    const F inverse = V::div(one, inner);
     for (std::int64_t i = 0; i < count; ++i) {
         const auto real = present<V>(i, lengths);
-        const F x = V::select(real, V::load(values + i * V::width), V::broadcast(1.0f));
+        const F x = V::select(real, V::load(values + i * V::width), one);
         sound = V::both(sound, V::both(V::less(low, x), V::less(x, high)));
-        logs.add(x);
+        logs.add(V::select(real, V::mul(x, inverse), one));
         if (shifted) {
             const F most = V::load(maxima + i * V::width);
             best = V::add(best, V::select(real, most, V::zero()));
         }
     }
-    const F log = V::div(logs.total(), V::broadcast(scale));
+    const F log = V::div(logs.total(), V::broadcast(terms.scale));
     return V::div(V::add(best, log), lengths);
 }
 
@@ -159,13 +161,12 @@ typename V::F score_of(const Sums& sums, std::int64_t a, std::int64_t b, typenam
     using F = typename V::F;
     const F b_length = V::broadcast(static_cast<float>(b));
     auto sound = V::less(V::zero(), a_lengths);
-    const F over_a =
-        mean_log<V>(sums.a, sums.a_max, a, a_lengths, terms.scale, shifted, sound);
-    const F over_b = mean_log<V>(sums.b, sums.b_max, b, b_length, terms.scale, shifted, sound);
-    F both = V::add(over_a, over_b);
-    if (terms.log_mean) {
+    F both = V::add(
+        mean_log<V>(sums.a, sums.a_max, a, a_lengths, b_length, terms, shifted, sound),
+        mean_log<V>(sums.b, sums.b_max, b, b_length, a_lengths, terms, shifted, sound));
+    if (!terms.log_mean) {
         const F sizes = V::add(log2<V>(a_lengths), log2<V>(b_length));
-        both = V::sub(both, V::div(sizes, V::broadcast(terms.scale)));
+        both = V::add(both, V::div(sizes, V::broadcast(terms.scale)));
     }
     return V::select(sound, V::mul(both, V::broadcast(0.5f)), V::broadcast(__builtin_nanf("")));
 }

@@ -11,8 +11,7 @@ namespace divse {
 
 constexpr int tile_vectors = 32;   // query vectors (or query rows) of one tile of cosines
 constexpr int tile_elements = 48;  // gallery elements (per lane) of one tile of cosines
-constexpr int row_padding = 16;    // a row list may be read this far past its end
-constexpr int max_width = 16;      // floats in the widest register
+constexpr int row_padding = 48;    // entries of a list of elements past its end: 3 registers
 
 // Queries ready for a kernel: at most one tile of rows unless it is a single group (or query).
 //   in lanes   values [panel][d][vector of the panel][lane]: lane = query of the group, vector =
