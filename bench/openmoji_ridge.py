@@ -158,7 +158,8 @@ def run_ranks(run: Path, test: ImageTextData) -> Ranks:
 
     model = DivSE.from_pretrained(run)
     images = model.encode_images([test.image(i) for i in range(len(test))])
-    return set_ranks(images, model.encode_texts(test.captions), test.image_of_caption)
+    texts = model.encode_texts(test.captions)
+    return set_ranks(images, texts, test.image_of_caption, **model.similarity)
 
 
 def compare(report: Report, models: dict[str, Ranks], owner: Array) -> None:
