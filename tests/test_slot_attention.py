@@ -123,6 +123,6 @@ def test_positions(dim):
     like = torch.zeros(1)
     line = sine_positions(5, dim, like)
     assert line.shape == (5, dim) and line.abs().max() <= 1
-    grid = grid_positions(3, dim, like)
+    grid = grid_positions(3, 3, dim, like)
     assert grid.shape == (9, dim)
-    assert len(torch.unique(grid_positions(3, 8, like), dim=0)) == 9
+    assert len(torch.unique(grid_positions(3, 3, 8, like), dim=0)) == 9

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from divse.training.loop import Trainer
 from divse.training.losses import similarity_options
 from divse.training.optim import Average, build_optimizer, schedule
 from divse.training.run import load_splits
-from divse.training.split import Split, drop_words, positives
+from divse.training.split import Split, drop_words
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -68,6 +69,13 @@ def killed_after(steps, trainer):
         trainer.fit()
 
 
+FROZEN = {
+    "image__encoder": "timm",
+    "image__name": "test_resnet",
+    "image__frozen": True,
+    "image__size": 32,
+    "train__epochs": 1,
+}
 EXTRAS = {"data__word_drop": 0.2, "data__augment": ["shift"], "optim__ema": 0.9}
 
 
@@ -270,9 +278,17 @@ def test_dropped_words(tmp_path):
 
 
 def test_positives_of_a_batch(tmp_path):
-    batch = next(trainer(tmp_path).train.batches.epoch(0))
-    assert positives(batch).shape == (4, 20)
-    assert (positives(batch).sum(dim=0) == 1).all() and (positives(batch).sum(dim=1) == 5).all()
+    split = trainer(tmp_path).train
+    batch = next(split.batches.epoch(0))
+    own = split.positives(batch)
+    assert own.shape == (4, 20)
+    assert (own.sum(dim=0) == 1).all() and (own.sum(dim=1) == 5).all()
+    # a caption that two pictures share, word for word, fits both
+    same = np.arange(len(split.data.captions))
+    first, last = int(batch.caption_index[0]), int(batch.caption_index[-1])
+    same[last] = same[first]
+    both = replace(split, same=same).positives(batch)
+    assert both[0, -1] and both[-1, 0] and both.sum() == own.sum() + 2
 
 
 def test_feature_store(tmp_path):
@@ -286,14 +302,7 @@ def test_feature_store(tmp_path):
 
 
 def test_frozen_encoders_run_once(tmp_path, monkeypatch):
-    settings = {
-        "image__encoder": "timm",
-        "image__name": "test_resnet",
-        "image__frozen": True,
-        "image__size": 32,
-        "train__epochs": 1,
-    }
-    run = trainer(tmp_path, **settings)
+    run = trainer(tmp_path, **FROZEN)
     grids, _ = run.train.encode(run.model)
     data = run.train.data
     direct = [run.model.images(torch.from_numpy(small(data.image(i)))[None]) for i in range(3)]
@@ -301,10 +310,41 @@ def test_frozen_encoders_run_once(tmp_path, monkeypatch):
         grids.values[:3], torch.cat([d.sets for d in direct]), atol=5e-3, rtol=0
     )
     monkeypatch.setattr(type(run.model.image.encoder), "local", None)  # must not be called again
-    trainer(tmp_path, **settings).fit()
+    trainer(tmp_path, **FROZEN).fit()
 
 
 def small(picture):
     from divse.data.pictures import resize
 
     return resize(picture, 32).transpose(2, 0, 1).copy()
+
+
+def test_mirrored_features_of_frozen_encoders(tmp_path):
+    run = trainer(tmp_path, **FROZEN, data__augment=["flip"])
+    assert len(run.train.image_stores) == 2 and len(run.val.image_stores) == 1
+    plain, mirrored = (s.take(np.arange(3), run.device).values for s in run.train.image_stores)
+    assert not torch.equal(plain, mirrored)
+    pixels = torch.from_numpy(np.stack([small(run.train.data.image(i)) for i in range(3)]))
+    expected = run.model.image.local(pixels.flip(3)).values
+    torch.testing.assert_close(mirrored, expected, atol=2e-2, rtol=2e-2)
+    run.fit()
+
+
+def test_statistics_of_frozen_features(tmp_path):
+    settings = FROZEN | {
+        "image__center": True,
+        "image__level": 2,
+        "image__pool": ["mean", "max", "detail"],
+        "image__input_dropout": 0.3,
+        "image__global_dropout": 0.5,
+    }
+    run = trainer(tmp_path / "run", **settings)
+    tower = run.model.image.eval()
+    local = run.train.image_stores[0].take(np.arange(16), run.device)
+    pooled = tower.standardize(tower.encoder(local, None).pooled)
+    torch.testing.assert_close(pooled.mean(dim=0), torch.zeros(pooled.shape[1]), atol=1e-5, rtol=0)
+    for part in pooled.split(tower.encoder.pooled_groups, dim=1):
+        assert part.norm(dim=1).mean().item() == pytest.approx(1, rel=1e-4)
+    run.fit()
+    kept = DivSE.from_pretrained(tmp_path / "run").model.image.standardize
+    assert torch.equal(kept.mean, tower.standardize.mean)

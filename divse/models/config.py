@@ -8,7 +8,10 @@ from typing import Any
 
 def setting(default: Any, text: str, choices: tuple[str, ...] = ()) -> Any:
     """Return a dataclass field that carries its help text and, if closed, its valid values."""
-    return field(default=default, metadata={"help": text, "choices": choices})
+    metadata = {"help": text, "choices": choices}
+    if isinstance(default, list | dict):
+        return field(default_factory=default.copy, metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -17,10 +20,19 @@ class ImageConfig:
 
     encoder: str = setting("cnn", "a small CNN trained from scratch, or a timm backbone's grid")
     size: int = setting(64, "pictures are resized to size x size pixels")
-    width: int = setting(128, "channels of the cnn's grid")
+    width: int = setting(64, "cnn: channels of the grid")
     name: str = setting("", "timm: model name, e.g. tf_efficientnet_lite0")
     weights: str = setting("", "timm: local weights file (empty: random initialisation)")
+    level: int = setting(-1, "timm: an earlier feature map, joined to the grid cell by cell")
+    pool: list[str] = setting(
+        ["mean"],
+        "parts of the global feature: mean and max of the grid, detail (the whole earlier map)",
+        ("mean", "max", "detail"),
+    )
     frozen: bool = setting(False, "keep the encoder fixed; its features are computed once")
+    center: bool = setting(False, "frozen: centre and scale the global feature on the train split")
+    global_dropout: float = setting(0.0, "dropout on the global feature")
+    input_dropout: float = setting(0.0, "share of grid cells hidden while training")
 
 
 @dataclass(frozen=True)
@@ -35,6 +47,9 @@ class TextConfig:
     )
     path: str = setting("", "transformer: local model folder, or package:NAME that carries one")
     frozen: bool = setting(False, "keep the encoder fixed; its features are computed once")
+    center: bool = setting(False, "frozen: centre and scale the global feature on the train split")
+    global_dropout: float = setting(0.0, "dropout on the global feature")
+    input_dropout: float = setting(0.0, "transformer: share of tokens hidden while training")
     max_length: int = setting(48, "captions are cut to this many tokens")
 
 
@@ -50,8 +65,9 @@ class HeadConfig:
     heads: int = setting(4, "attention heads")
     head_dim: int = setting(64, "dimensions of an attention head")
     feedforward: int = setting(4, "width of the feed-forward layer, as a multiple of dim")
-    dropout: float = setting(0.1, "dropout inside the head and on the global feature")
-    positions: str = setting("sine", "positions added to the attention keys only", ("none", "sine"))
+    dropout: float = setting(0.1, "dropout inside the head")
+    gate: float = setting(1.0, "weight of the slots beside the global feature at the start")
+    positions: str = setting("sine", "positions, added to attention keys only", ("none", "sine"))
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Heads: local features of a sample -> K elements (B, K, D), before the global feature.
 
 A head is `Head(config, input_dim)`; its forward takes inputs (B, N, C), a mask (B, N) of the real
-inputs or None, and positions (N, C) or None. To add one: write the class, add a line to HEADS.
+inputs or None, and positions (N, C) or None; its last layer is a layer norm called `norm`. To add
+one: write the class, add a line to HEADS.
 """
 
 from __future__ import annotations

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from divse.models.config import ImageConfig
 from divse.models.features import Encoder, Features, Local
@@ -17,11 +18,13 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class GridEncoder(Encoder):
-    """A backbone whose last feature map is the grid; the global feature is the grid's mean.
+    """A backbone whose last feature map is the grid; the global feature is pooled from it.
 
     Args:
         backbone: Normalised pixels (B, 3, S, S) -> feature map (B, C, h, w).
-        channels: C.
+        shape: (C, h, w) of its map.
+        pool: Parts of the global feature, see POOLS.
+        detail: How many of the channels, the last ones, are those of an earlier feature map.
         mean: Per-channel mean of the pixels, in 0..1.
         std: Per-channel standard deviation of the pixels, in 0..1.
 
@@ -33,32 +36,42 @@ class GridEncoder(Encoder):
     def __init__(
         self,
         backbone: nn.Module,
-        channels: int,
+        shape: Sequence[int],
+        pool: Sequence[str] = ("mean",),
+        detail: int = 0,
         mean: tuple[float, ...] = IMAGENET_MEAN,
         std: tuple[float, ...] = IMAGENET_STD,
     ) -> None:
         super().__init__()
-        self.backbone = backbone
-        self.input_dim = self.pooled_dim = channels
+        # the layout in which CPU convolutions are fast, and in which a grid is a view
+        self.backbone = backbone.to(memory_format=torch.channels_last)
+        self.input_dim, self.rows, self.columns = shape
+        self.pool = tuple(pool)
+        self.channels = self.input_dim - detail
+        dims = {"detail": detail * self.rows * self.columns}
+        self.pooled_groups = tuple(dims.get(name, self.channels) for name in self.pool)
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
     def local(self, pixels: Tensor) -> Local:
         """Pixels, uint8 (B, 3, S, S) -> grid (B, h w, C), row by row."""
-        grid = self.backbone((pixels.float() / 255 - self.mean) / self.std)
+        scaled = (pixels.float() / 255 - self.mean) / self.std
+        grid = self.backbone(scaled.contiguous(memory_format=torch.channels_last))
         return Local(grid.flatten(2).transpose(1, 2).contiguous())
 
-    def forward(self, local: Local) -> Features:
-        """Grid -> features with its mean and the positions of a square grid."""
-        count, channels = local.values.shape[1:]
-        positions = grid_positions(round(count**0.5), channels, local.values)
-        return Features(local.values, None, local.values.mean(dim=1), positions)
+    def forward(self, local: Local, mask: Tensor | None) -> Features:
+        """Pool the grid; the global feature also sees the cells that `mask` hides."""
+        grid, detail = torch.tensor_split(local.values, [self.channels], dim=2)
+        parts = {"mean": grid.mean(dim=1), "max": grid.amax(dim=1), "detail": detail.flatten(1)}
+        pooled = torch.cat([parts[name] for name in self.pool], dim=1)
+        positions = grid_positions(self.rows, self.columns, self.input_dim, grid)
+        return Features(local.values, pooled, positions)
 
 
-def convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
-    """3x3 convolution, batch norm, ReLU."""
+def convolution(inputs: int, outputs: int, size: int = 3, stride: int = 1) -> nn.Sequential:
+    """Convolution, batch norm, ReLU."""
     return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False),
+        nn.Conv2d(inputs, outputs, size, stride, padding=1, bias=False),
         nn.BatchNorm2d(outputs),
         nn.ReLU(),
     )
@@ -67,32 +80,43 @@ def convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
 def cnn(config: ImageConfig, pretrained: bool = True) -> GridEncoder:
     """Small CNN, trained from scratch: 64 x 64 pixels -> an 8 x 8 grid."""
     if config.size % 8:
-        raise ValueError(
-            f"image.size is {config.size}, the cnn halves a picture three times: "
-            "give a multiple of 8"
-        )
-    width = config.width
+        raise ValueError(f"image.size is {config.size}; the cnn needs a multiple of 8")
+    width, side = config.width, config.size // 8
     backbone = nn.Sequential(
-        convolution(3, width // 4, stride=2),
-        convolution(width // 4, width // 2),
-        convolution(width // 2, width // 2, stride=2),
+        convolution(3, width // 2, size=6, stride=4),
         convolution(width // 2, width),
         convolution(width, width, stride=2),
         convolution(width, width),
     )
-    return GridEncoder(backbone, width)
+    return GridEncoder(backbone, (width, side, side), config.pool)
 
 
 class TimmMap(nn.Module):
-    """The last feature map (B, C, h, w) of a timm model, whatever its family calls it."""
+    """The last feature map (B, C, h, w) of a timm model, whatever its family calls it.
 
-    def __init__(self, network: nn.Module) -> None:
+    Args:
+        network: The model.
+        level: Index of an earlier feature map, averaged to the same h x w and joined; -1 for none.
+
+    """
+
+    def __init__(self, network: nn.Module, level: int = -1) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.level = network, level
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Normalised pixels -> feature map; a ViT's patch tokens are folded into a square."""
-        features: Tensor = self.network.forward_features(pixels)  # type: ignore[operator]
+        if self.level < 0:
+            return self._square(self.network.forward_features(pixels))  # type: ignore[operator]
+        last, (earlier,) = self.network.forward_intermediates(  # type: ignore[operator]
+            pixels, indices=[self.level]
+        )
+        last = self._square(last)
+        return torch.cat(
+            [last, F.adaptive_avg_pool2d(earlier, (last.shape[2], last.shape[3]))], dim=1
+        )
+
+    def _square(self, features: Tensor) -> Tensor:
         if features.ndim == 4:
             return features
         patches = features[:, int(getattr(self.network, "num_prefix_tokens", 0)) :]
@@ -112,10 +136,15 @@ def timm_grid(config: ImageConfig, pretrained: bool = True) -> GridEncoder:
         pretrained_cfg_overlay=source,
         num_classes=0,
     )
+    backbone = TimmMap(network, config.level).eval()
+    with torch.no_grad():
+        shape = backbone(torch.zeros(1, 3, config.size, config.size)).shape[1:]
     statistics = network.pretrained_cfg
     return GridEncoder(
-        TimmMap(network),
-        network.num_features,
+        backbone,
+        shape,
+        config.pool,
+        shape[0] - network.num_features if config.level >= 0 else 0,
         tuple(statistics.get("mean", IMAGENET_MEAN)),
         tuple(statistics.get("std", IMAGENET_STD)),
     )

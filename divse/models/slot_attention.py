@@ -147,10 +147,10 @@ def sine_positions(length: int, dim: int, like: Tensor) -> Tensor:
     return torch.stack([angle.sin(), angle.cos()], dim=2).flatten(1)[:, :dim].to(like.dtype)
 
 
-def grid_positions(side: int, dim: int, like: Tensor) -> Tensor:
-    """Sine positions of a side x side grid, half the channels per axis -> (side * side, dim)."""
-    rows = sine_positions(side, dim // 2, like)
-    columns = sine_positions(side, dim - dim // 2, like)
-    tall = rows[:, None].expand(side, side, -1)
-    wide = columns[None, :].expand(side, side, -1)
+def grid_positions(height: int, width: int, dim: int, like: Tensor) -> Tensor:
+    """Sine positions of a grid, row by row, half the channels per axis -> (height * width, dim)."""
+    rows = sine_positions(height, dim // 2, like)
+    columns = sine_positions(width, dim - dim // 2, like)
+    tall = rows[:, None].expand(height, width, -1)
+    wide = columns[None, :].expand(height, width, -1)
     return torch.cat([tall, wide], dim=2).flatten(0, 1)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from divse.models.config import TextConfig
@@ -35,13 +36,13 @@ class BiGRU(Encoder):
         self.gru = nn.GRU(config.word_dim, config.hidden, batch_first=True, bidirectional=True)
         self.states = config.inputs == "states"
         self.input_dim = 2 * config.hidden if self.states else config.word_dim
-        self.pooled_dim = config.hidden
+        self.pooled_groups = (config.hidden,)
 
     def local(self, tokens: Tensor, lengths: Tensor) -> Local:
         """Tokens (B, L) -> word embeddings (B, L, word_dim)."""
         return Local(self.words(tokens), lengths)
 
-    def forward(self, local: Local) -> Features:
+    def forward(self, local: Local, mask: Tensor | None) -> Features:
         """Run the GRU; padded words are never read."""
         words, lengths = local
         assert lengths is not None
@@ -51,11 +52,11 @@ class BiGRU(Encoder):
         if self.states:
             inputs, _ = pad_packed_sequence(states, batch_first=True, total_length=words.shape[1])
         positions = sine_positions(inputs.shape[1], self.input_dim, inputs)
-        return Features(inputs, lengths, final.mean(dim=0), positions)
+        return Features(inputs, final.mean(dim=0), positions)
 
 
 class TransformerTokens(Encoder):
-    """Last hidden states of a transformers encoder; the global feature is their mean.
+    """Last hidden states of a transformers encoder; the global feature is their unit mean.
 
     Args:
         backbone: A model with `last_hidden_state`, e.g. BERT or MiniLM.
@@ -65,7 +66,9 @@ class TransformerTokens(Encoder):
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
         self.backbone = backbone
-        self.input_dim = self.pooled_dim = int(backbone.config.hidden_size)  # type: ignore
+        shape: Any = backbone.config
+        self.input_dim = int(shape.hidden_size)
+        self.pooled_groups = (self.input_dim,)
 
     def local(self, tokens: Tensor, lengths: Tensor) -> Local:
         """Token ids (B, L) -> hidden states (B, L, C)."""
@@ -73,12 +76,10 @@ class TransformerTokens(Encoder):
         output = self.backbone(input_ids=tokens, attention_mask=mask)
         return Local(output.last_hidden_state, lengths)
 
-    def forward(self, local: Local) -> Features:
-        """Hidden states (they carry their positions) and the mean of the real ones."""
-        values, lengths = local
-        assert lengths is not None
-        inputs = clear_padding(values, length_mask(lengths, values.shape[1]))
-        return Features(inputs, lengths, inputs.sum(dim=1) / lengths[:, None])
+    def forward(self, local: Local, mask: Tensor | None) -> Features:
+        """Hidden states (they carry their positions) and the direction of their mean."""
+        inputs = clear_padding(local.values, mask)
+        return Features(inputs, F.normalize(inputs.sum(dim=1), dim=1))
 
 
 class SubwordTokenizer:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from divse.models.config import HeadConfig, TwoTowerConfig
-from divse.models.features import Encoder, Local
+from divse.models.config import HeadConfig, ImageConfig, TextConfig, TwoTowerConfig
+from divse.models.features import Encoder, Local, Standardize
 from divse.models.heads import HEADS
 from divse.models.image import IMAGE_ENCODERS
 from divse.models.slot_attention import length_mask
@@ -29,14 +30,24 @@ class Tower(nn.Module):
     the global feature what they have in common.
     """
 
-    def __init__(self, encoder: Encoder, config: HeadConfig) -> None:
+    def __init__(
+        self, encoder: Encoder, config: HeadConfig, source: ImageConfig | TextConfig
+    ) -> None:
         super().__init__()
+        if source.frozen:
+            encoder.freeze()
         self.encoder = encoder
         self.head = HEADS[config.head](config, encoder.input_dim)
-        self.project = nn.Linear(encoder.pooled_dim, config.dim)
-        self.dropout = nn.Dropout(config.dropout)
+        nn.init.constant_(self.head.get_parameter("norm.weight"), config.gate)
+        groups = encoder.pooled_groups
+        self.standardize = Standardize(groups) if source.center else None
+        self.project = nn.Linear(sum(groups), config.dim)
+        if sum(groups) == config.dim:  # then the published text tower has no projection at all
+            nn.init.eye_(self.project.weight)
+        self.dropout = nn.Dropout(source.global_dropout)
         self.norm = nn.LayerNorm(config.dim)
         self.positions = config.positions == "sine"
+        self.hide = source.input_dropout
 
     def local(self, *raw: Tensor) -> Local:
         """Raw input -> local features; what a frozen encoder computes once."""
@@ -49,13 +60,24 @@ class Tower(nn.Module):
 
     def embed(self, local: Local) -> SetOutput:
         """Local features -> sets."""
-        features = self.encoder(local)
-        inputs, lengths, pooled, positions = features
-        mask = length_mask(lengths, inputs.shape[1])
+        mask = self.visible(local)
+        inputs, pooled, positions = self.encoder(local, mask)
         slots = self.head(inputs, mask, positions if self.positions else None)
-        common = self.norm(self.dropout(self.project(pooled)))
+        if self.standardize is not None:
+            pooled = self.standardize(pooled)
+        common = self.norm(self.project(self.dropout(pooled)))
         sets = F.normalize((slots + common[:, None]).float(), dim=-1)
         return SetOutput(sets, slots)
+
+    def visible(self, local: Local) -> Tensor | None:
+        """Mask (B, N) of the inputs that are real and not hidden by dropout; None if all are."""
+        values, lengths = local
+        mask = length_mask(lengths, values.shape[1])
+        if not (self.training and self.hide):
+            return mask
+        seen = torch.rand(values.shape[:2], device=values.device) >= self.hide
+        seen[:, 0] = True  # never an empty set of inputs
+        return seen if mask is None else seen & mask
 
 
 class TwoTower(nn.Module):
@@ -75,11 +97,8 @@ class TwoTower(nn.Module):
         super().__init__()
         image = IMAGE_ENCODERS[config.image.encoder](config.image, pretrained)
         text = TEXT_ENCODERS[config.text.encoder](config.text, vocabulary, pretrained)
-        for encoder, frozen in ((image, config.image.frozen), (text, config.text.frozen)):
-            if frozen:
-                encoder.freeze()
-        self.image = Tower(image, config.model)
-        self.text = Tower(text, config.model)
+        self.image = Tower(image, config.model, config.image)
+        self.text = Tower(text, config.model, config.text)
 
     def images(self, pixels: Tensor) -> SetOutput:
         """Pixels, uint8 (B, 3, S, S) -> sets (B, K, D)."""

@@ -54,16 +54,28 @@ IMPOSSIBLE: list[Rule] = [
         "data.word_drop works on the words of --text.encoder gru",
     ),
     (
-        lambda c: c.image.frozen and bool(c.data.augment),
-        "data.augment changes pictures, but a frozen image encoder sees each only once",
+        lambda c: c.image.frozen and set(c.data.augment) - {"flip"} != set(),
+        "of data.augment only flip works with a frozen image encoder, which sees pictures once",
+    ),
+    (
+        lambda c: c.image.encoder != "timm" and c.image.level >= 0,
+        "image.level belongs to --image.encoder timm",
+    ),
+    (
+        lambda c: "detail" in c.image.pool and c.image.level < 0,
+        "image.pool detail is the map of --image.level N",
+    ),
+    (
+        lambda c: any(side.center and not side.frozen for side in (c.image, c.text)),
+        "center fixes statistics of the features, which only a frozen encoder keeps",
+    ),
+    (
+        lambda c: c.text.encoder == "gru" and c.text.input_dropout > 0,
+        "text.input_dropout is for transformers; with gru use --data.word_drop",
     ),
     (
         lambda c: c.data.name == "captions" and not c.data.path,
         "data.name captions needs a folder or file: --data PATH",
-    ),
-    (
-        lambda c: c.loss.name != "triplet" and c.loss.warmup_epochs > 0,
-        "loss.warmup_epochs is the warm-up of --loss.name triplet",
     ),
     (
         lambda c: c.loss.log_mean and c.loss.similarity != "smooth_chamfer",
@@ -89,6 +101,11 @@ RANGES: dict[str, tuple[float, float]] = {
     "loss.alpha": (1e-6, 1000),
     "loss.margin": (0, 4),
     "loss.temperature": (1e-4, 100),
+    "image.global_dropout": (0, 0.95),
+    "image.input_dropout": (0, 0.95),
+    "text.global_dropout": (0, 0.95),
+    "text.input_dropout": (0, 0.95),
+    "optim.beta2": (0, 0.99999),
     "optim.ema": (0, 0.99999),
     "optim.lr": (0, 10),
     "optim.clip": (0, float("inf")),

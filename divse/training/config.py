@@ -24,13 +24,10 @@ class DataConfig:
 
     name: str = setting("scenes", "which data set")
     path: str = setting("", "its folder or captions file")
-    options: dict[str, Any] = field(
-        default_factory=dict,
-        metadata={"help": "further options of the data set, as name=value ...", "choices": ()},
-    )
-    augment: list[str] = field(
-        default_factory=list,
-        metadata={"help": "random changes of the training pictures", "choices": ()},
+    options: dict[str, Any] = setting({}, "further options of the data set, as name=value ...")
+    augment: list[str] = setting([], "random changes of the training pictures")
+    equal_captions: bool = setting(
+        False, "a caption also fits pictures that have one equal word for word"
     )
     word_drop: float = setting(0.0, "gru: probability that a word is masked, replaced or deleted")
     min_count: int = setting(1, "gru: words seen fewer times become unknown words")
@@ -47,7 +44,7 @@ class LossConfig:
     log_mean: bool = setting(False, "smooth_chamfer: log of a mean, not of a sum")
     margin: float = setting(0.2, "triplet: by how much a positive must lead the hardest negative")
     temperature: float = setting(0.05, "info_nce: scores are divided by it")
-    warmup_epochs: int = setting(0, "triplet: first epochs, trained with info_nce instead")
+    warmup_epochs: int = setting(0, "first epochs, trained with info_nce instead")
     mmd: float = setting(0.01, "weight of the maximum mean discrepancy of the two modalities")
     diversity: float = setting(0.01, "weight of the diversity of a set's elements")
 
@@ -62,6 +59,7 @@ class OptimConfig:
     weight_decay: float = setting(1e-4, "decay of weights; biases, norms and slots have none")
     schedule: str = setting("cosine", "of the learning rate, per step", ("cosine", "constant"))
     warmup_epochs: float = setting(0.0, "epochs of linear warm-up of the learning rate")
+    beta2: float = setting(0.999, "decay of AdamW's second moment")
     clip: float = setting(1.0, "largest norm of the gradient (0: no clipping)")
     ema: float = setting(0.0, "decay of an average of the weights that is validated (0: none)")
 

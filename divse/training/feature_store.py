@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from divse.data import Batches
 from divse.models.features import Local
@@ -84,10 +85,13 @@ def packed(local: Local) -> NDArray[np.float16]:
 
 
 @torch.no_grad()
-def image_features(tower: Tower, batches: Batches, folder: Path) -> FeatureStore:
+def image_features(
+    tower: Tower, batches: Batches, folder: Path, mirrored: bool = False
+) -> FeatureStore:
     """Open or compute the grids of all pictures of a split (`batches` with pixels)."""
+    folder.mkdir(parents=True, exist_ok=True)
     data, device = batches.data, next(tower.parameters()).device
-    key = fingerprint(tower.encoder.state_dict(), str(batches.size), *data.image_ids)
+    key = fingerprint(backbone(tower), f"{batches.size} {mirrored}", *data.image_ids)
     path = folder / f"{data.split}-images-{key}.npy"
     if path.exists():
         return FeatureStore.open(path)
@@ -96,7 +100,8 @@ def image_features(tower: Tower, batches: Batches, folder: Path) -> FeatureStore
         total = -(-len(data) // batches.batch_size)
         for batch in progress(batches.in_order(), f"{data.split} pictures", total):
             assert batch.pixels is not None
-            yield packed(tower.local(batch.pixels.to(device)))
+            pixels = batch.pixels.flip(3) if mirrored else batch.pixels
+            yield packed(tower.local(pixels.to(device)))
 
     first = next(batches.in_order()).pixels
     assert first is not None
@@ -109,9 +114,10 @@ def text_features(
     tower: Tower, batches: Batches, folder: Path, batch_size: int = 256
 ) -> FeatureStore:
     """Open or compute the token features of all captions of a split."""
+    folder.mkdir(parents=True, exist_ok=True)
     data, device = batches.data, next(tower.parameters()).device
     tokens, lengths = batches.tokens, batches.lengths
-    key = fingerprint(tower.encoder.state_dict(), str(lengths.tolist()), *data.captions)
+    key = fingerprint(backbone(tower), str(lengths.tolist()), *data.captions)
     path = folder / f"{data.split}-texts-{key}.npy"
     if path.exists():
         return FeatureStore.open(path)
@@ -124,6 +130,11 @@ def text_features(
             yield packed(tower.local(ids.to(device), some.to(device)))
 
     return write_store(path, lengths.numpy(), states())
+
+
+def backbone(tower: Tower) -> dict[str, Tensor]:
+    """Weights that the features depend on."""
+    return dict(tower.encoder.get_submodule("backbone").state_dict())
 
 
 def progress(items: Iterable[Any], title: str, total: int) -> Iterator[Any]:

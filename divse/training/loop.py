@@ -26,7 +26,7 @@ from divse.training.config import Config
 from divse.training.log import Log
 from divse.training.losses import LossParts, set_loss, similarity_options
 from divse.training.optim import Average, build_optimizer, schedule, set_learning_rate
-from divse.training.split import Split, drop_words, positives
+from divse.training.split import Split, drop_words
 
 
 @dataclass
@@ -68,12 +68,14 @@ class Trainer:
         self.device = next(model.parameters()).device
         self.steps = len(train.batches)
         self.optimizer = build_optimizer(model, config.optim)
-        self.average = (
-            Average(model.trained_state(), config.optim.ema) if config.optim.ema else None
-        )
+        self.average: Average | None = None
         self.progress = Progress()
         if (folder / files.LAST).exists():
             self.restore()
+        else:
+            train.fit_statistics(model)
+            if config.optim.ema:
+                self.average = Average(model.trained_state(), config.optim.ema)
         self.log = Log(folder, self.progress.lines, config.train.tensorboard)
 
     def fit(self) -> None:
@@ -95,7 +97,7 @@ class Trainer:
         bar = tqdm(total=self.steps, initial=progress.step, desc=title, disable=None, leave=False)
         self.model.train()
         for batch in self.train.batches.epoch(progress.epoch, progress.step):
-            self.count(self.step(batch), positives(batch))
+            self.count(self.step(batch), self.train.positives(batch))
             bar.set_postfix(self.averages(), refresh=False)
             bar.update()
             if every and progress.step % every == 0 and progress.step < self.steps:
@@ -115,7 +117,7 @@ class Trainer:
                 config.optim.schedule,
             ),
         )
-        parts = self.loss(self.augmented(batch))
+        parts = self.loss(batch)
         self.optimizer.zero_grad(set_to_none=True)
         parts.total.backward()  # type: ignore[no-untyped-call]
         if config.optim.clip:
@@ -125,26 +127,21 @@ class Trainer:
             self.average.update(self.model.trained_state(), done)
         return parts
 
-    def augmented(self, batch: Batch) -> Batch:
-        """Drop words, if asked to; pictures come augmented."""
-        share = self.config.data.word_drop
-        if not share:
-            return batch
-        key = [self.config.train.seed, self.progress.epoch, self.progress.step]
-        vocabulary = int(self.train.batches.tokens.max()) + 1  # it is made of these captions
-        return drop_words(batch, share, vocabulary, np.random.default_rng(key))
-
     def loss(self, batch: Batch) -> LossParts:
         """Loss of a batch, the towers under autocast if asked to, the loss itself in fp32."""
         config = self.config
+        rng = np.random.default_rng([config.train.seed, self.progress.epoch, self.progress.step])
+        if config.data.word_drop:
+            vocabulary = int(self.train.batches.tokens.max()) + 1  # it is made of these captions
+            batch = drop_words(batch, config.data.word_drop, vocabulary, rng)
         bf16 = config.train.precision == "bf16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
-            images, texts = self.train.embed(self.model, batch)
+            images, texts = self.train.embed(self.model, batch, rng)
         name = "info_nce" if self.progress.epoch < config.loss.warmup_epochs else config.loss.name
         return set_loss(
             images,
             texts,
-            positives(batch).to(self.device),
+            self.train.positives(batch).to(self.device),
             config.loss,
             name=name,
             impl=config.train.impl,
@@ -207,9 +204,9 @@ class Trainer:
         self.model.load_state_dict(files.below("model", tensors), strict=False)
         files.load_optimizer(self.optimizer, files.below("optimizer", tensors))
         files.load_random_state(files.below("random", tensors))
-        if self.average:
-            kept = files.below("average", tensors)
-            self.average.tensors = {name: t.to(self.device) for name, t in kept.items()}
+        kept = {name: t.to(self.device) for name, t in files.below("average", tensors).items()}
+        if kept:
+            self.average = Average(kept, self.config.optim.ema)
         self.progress = Progress(**record)
 
 

@@ -46,9 +46,22 @@ def info_nce(scores: Tensor, positives: Tensor, config: LossConfig) -> Tensor:
     return to_text.mean() + to_image.mean()
 
 
+def info_nce_any(scores: Tensor, positives: Tensor, config: LossConfig) -> Tensor:
+    """Cross-entropy of finding any positive: -log of the probability that falls on positives.
+
+    Unlike `info_nce` it lets a picture be found by its clearest caption alone.
+    """
+    logits = scores / config.temperature
+    right = logits.masked_fill(~positives, float("-inf"))
+    to_text = logits.logsumexp(dim=1) - right.logsumexp(dim=1)
+    to_image = logits.logsumexp(dim=0) - right.logsumexp(dim=0)
+    return to_text.mean() + to_image.mean()
+
+
 LOSSES = {
     "triplet": triplet,
     "info_nce": info_nce,
+    "info_nce_any": info_nce_any,
 }
 
 

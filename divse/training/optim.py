@@ -22,8 +22,11 @@ def build_optimizer(model: TwoTower, config: OptimConfig) -> AdamW:
         key = (config.lr * scale_of(name, config), 0.0 if bare else config.weight_decay)
         groups.setdefault(key, []).append(parameter)
     return AdamW(
-        {"params": parameters, "lr": lr, "peak": lr, "weight_decay": decay}
-        for (lr, decay), parameters in groups.items()
+        (
+            {"params": parameters, "lr": lr, "peak": lr, "weight_decay": decay}
+            for (lr, decay), parameters in groups.items()
+        ),
+        betas=(0.9, config.beta2),
     )
 
 
