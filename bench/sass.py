@@ -44,6 +44,7 @@ POINTERS = {
     "score_ptr": "*fp32",
     "grad_score_ptr": "*fp32",
     "grad_scale_ptr": "*fp32",
+    "moment_ptr": "*fp32",
     "row_lengths_ptr": "*i64",
     "column_lengths_ptr": "*i64",
 }
@@ -68,6 +69,11 @@ class Case:
         alpha = "tensor" if self.alpha is None else f"{self.alpha:g}"
         text = f"{self.sets[0]}x{self.sets[1]} K={self.k} D={self.dims} {self.dtype} alpha={alpha}"
         return text + " ragged" * self.ragged
+
+    @property
+    def moment(self) -> bool:
+        """Whether alpha is learned, so that the backward kernel serves its gradient too."""
+        return self.alpha is None
 
     @property
     def problem(self) -> Problem:
@@ -118,9 +124,11 @@ def source(case: Case, tile: Tile) -> ASTSource:
     else:
         function = smooth_chamfer_backward.smooth_chamfer_backward
         scaled = case.dtype == "fp16"
-        fixed = smooth_chamfer_backward.constants(case.problem, tile, scaled)
+        fixed = smooth_chamfer_backward.constants(case.problem, tile, scaled, case.moment)
         if not scaled:
             fixed["grad_scale_ptr"] = None
+        if not case.moment:
+            fixed["moment_ptr"] = None
     if not case.ragged:
         fixed |= {"row_lengths_ptr": None, "column_lengths_ptr": None}
     fixed["stride_score_column"] = 1

@@ -95,20 +95,20 @@ def _gradient(
     alpha_tensor: Tensor | None,
     row_lengths: Tensor | None,
     column_lengths: Tensor | None,
-    dtype: torch.dtype,
-) -> Tensor:
+    with_moment: bool,
+) -> tuple[Tensor, Tensor]:
     return smooth_chamfer_backward.gradient(
         Side.of(rows, row_lengths),
         Side.of(columns, column_lengths),
         grad_scores,
         alpha if alpha_tensor is None else alpha_tensor,
-        dtype,
+        with_moment,
     )
 
 
 @_gradient.register_fake
-def _(grad_scores: Tensor, rows: Tensor, *arguments: Any) -> Tensor:
-    return torch.empty(rows.shape, dtype=arguments[-1], device=rows.device)
+def _(grad_scores: Tensor, rows: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    return rows.new_empty(rows.shape), rows.new_empty((), dtype=torch.float64)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -120,29 +120,24 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _backward(ctx: Any, grad_scores: Tensor) -> tuple[Tensor | None, ...]:
     """Gradients for queries, gallery and alpha, each only where it is asked for.
 
-    With w = d score / d cosine, d score / d alpha = (sum of w * c - score) / alpha, and the sum of
-    g * w * c over all pairs is the inner product of the queries with their gradient.
+    d score / d alpha = (sum of w * c - score) / alpha, with w = d score / d c.
     """
     queries, gallery, alpha_tensor, query_lengths, gallery_lengths, scores = ctx.saved_tensors
     need_queries, need_gallery, _, need_alpha = ctx.needs_input_grad[:4]
     grad_queries = grad_gallery = grad_alpha = None
-    alpha = (ctx.alpha, alpha_tensor)
+    alpha, backward = (ctx.alpha, alpha_tensor), torch.ops.divse.smooth_chamfer_backward
     if need_queries or need_alpha:
-        dtype = torch.float32 if need_alpha else queries.dtype
-        grad_queries = torch.ops.divse.smooth_chamfer_backward(
-            grad_scores, queries, gallery, *alpha, query_lengths, gallery_lengths, dtype
+        grad_queries, moment = backward(
+            grad_scores, queries, gallery, *alpha, query_lengths, gallery_lengths, need_alpha
         )
     if need_gallery:
-        grad_gallery = torch.ops.divse.smooth_chamfer_backward(
-            grad_scores.mT, gallery, queries, *alpha, gallery_lengths, query_lengths, gallery.dtype
+        grad_gallery, _ = backward(
+            grad_scores.mT, gallery, queries, *alpha, gallery_lengths, query_lengths, False
         )
     if need_alpha:
-        # Where the gradient is 0 there may be padding, which may hold NaN.
-        along = torch.where(grad_queries == 0, 0.0, queries.float() * grad_queries)
-        total = along.sum(dtype=torch.float64) - (grad_scores * scores).sum(dtype=torch.float64)
-        grad_alpha = (total / alpha_tensor).to(alpha_tensor.dtype)
-    grad_queries = grad_queries.to(queries.dtype) if need_queries else None
-    return grad_queries, grad_gallery, None, grad_alpha, None, None, None
+        level = (grad_scores * scores).sum(dtype=torch.float64)
+        grad_alpha = ((moment / alpha_tensor - level) / alpha_tensor).to(alpha_tensor.dtype)
+    return grad_queries if need_queries else None, grad_gallery, None, grad_alpha, None, None, None
 
 
 _scores.register_autograd(_backward, setup_context=_setup_context)

@@ -91,6 +91,7 @@ def smooth_chamfer_backward(
     grad_score_ptr,  # [ROW_SETS, COLUMN_SETS] float32
     grad_scale_ptr,  # [] float32, divides grad_score, whose exponents float16 may not have; or None
     grad_row_ptr,  # [SPLITS, ROW_SETS, K, D] contiguous
+    moment_ptr,  # [SPLITS, M_TILES] float32: sums of grad_score * weight * exponent; or None
     row_lengths_ptr,  # [ROW_SETS] int64, or None
     column_lengths_ptr,  # [COLUMN_SETS] int64, or None
     alpha,  # float, or a pointer to one
@@ -113,6 +114,7 @@ def smooth_chamfer_backward(
     COLUMN_RAGGED: tl.constexpr,
     ALPHA_ON_DEVICE: tl.constexpr,
     SCALED: tl.constexpr,
+    MOMENT: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -148,6 +150,7 @@ def smooth_chamfer_backward(
     grad_row_offsets = row_set.to(tl.int64)[:, None] * stride_score_row
 
     grad = tl.zeros((BLOCK_M, BLOCK_O), tl.float32)
+    moment = tl.zeros((BLOCK_M,), tl.float32)
     last = tl.minimum((split + 1) * SPLIT_TILES * N_SETS, COLUMN_SETS)
     for first in range(split * SPLIT_TILES * N_SETS, last, N_SETS):
         column_set = tl.minimum(first + n % N_SETS, COLUMN_SETS - 1)
@@ -175,6 +178,8 @@ def smooth_chamfer_backward(
         weights = tl.reshape(weights * tl.expand_dims(g, 1), (BLOCK_M, BLOCK_N))
         if PADDING:
             weights = tl.where(inside, weights, 0.0)
+        if MOMENT:
+            moment += tl.sum(weights * x, axis=1)
 
         # Here a NaN in the padding would reach every element, so padding is not loaded.
         loaded = column_inside[:, None] & (dims < D)[None, :]
@@ -187,6 +192,10 @@ def smooth_chamfer_backward(
     stored = row_exists[:, None] & (dims < D)[None, :]
     if SCALED:
         grad *= scale
+        moment *= scale
+    if MOMENT and tl.program_id(1) == 0:
+        moment = tl.where(row_exists, moment, 0.0)
+        tl.store(moment_ptr + split * tl.num_programs(0) + tl.program_id(0), tl.sum(moment))
     tl.store(
         grad_row_ptr + rows[:, None] * D + dims[None, :],
         grad.to(grad_row_ptr.dtype.element_ty),
@@ -194,8 +203,11 @@ def smooth_chamfer_backward(
     )
 
 
-def constants(task: Problem, tile: Tile, scaled: bool) -> dict[str, int | bool]:
-    """Compile-time arguments of the kernel; `scaled` if the gradient of the scores has a scale."""
+def constants(task: Problem, tile: Tile, scaled: bool, moment: bool) -> dict[str, int | bool]:
+    """Compile-time arguments of the kernel.
+
+    `scaled`: the gradient of the scores comes with a scale. `moment`: alpha has a gradient too.
+    """
     return {
         **task.constants,
         **tile.constants,
@@ -204,6 +216,7 @@ def constants(task: Problem, tile: Tile, scaled: bool) -> dict[str, int | bool]:
         "SHIFT": task.factors == SHIFTED,
         "EVEN_D": task.dims % tile.block_d == 0,
         "SCALED": scaled,
+        "MOMENT": moment,
     }
 
 
@@ -219,32 +232,36 @@ def tiles_per_split(task: Problem, tile: Tile, programs: int) -> int:
 
 
 def gradient(
-    rows: Side, columns: Side, grad_scores: Tensor, alpha: float | Tensor, dtype: torch.dtype
-) -> Tensor:
-    """Launch the kernel: the gradient for the rows, (count, size, D) of `dtype`.
+    rows: Side, columns: Side, grad_scores: Tensor, alpha: float | Tensor, with_moment: bool
+) -> tuple[Tensor, Tensor]:
+    """Launch the kernel: the gradient for the rows, (count, size, D) of their type, and a moment.
 
-    `grad_scores` is (row sets, column sets), of any strides.
+    The moment is the sum over all pairs of grad_score * weight * alpha * cosine, a float64 that the
+    gradient for alpha needs; 0 unless `with_moment`. `grad_scores` is (row sets, column sets), of
+    any strides.
     """
-    shape, device = rows.values.shape, rows.values.device
+    values = rows.values
     if grad_scores.numel() == 0:
-        return torch.zeros(shape, dtype=dtype, device=device)
+        return torch.zeros_like(values), values.new_zeros((), dtype=torch.float64)
     task = problem(rows, columns, alpha)
     tile = backward_tile(task)
     grid = triton.cdiv(task.rows, tile.block_m), triton.cdiv(task.dims, tile.block_o)
     split_tiles = tiles_per_split(task, tile, grid[0] * grid[1])
     splits = triton.cdiv(task.columns, split_tiles * tile.block_n)
-    parts = torch.empty(
-        splits, *shape, dtype=dtype if splits == 1 else torch.float32, device=device
+    parts = values.new_empty(
+        splits, *values.shape, dtype=values.dtype if splits == 1 else torch.float32
     )
-    scaled = rows.values.dtype == torch.float16
+    moments = values.new_empty(splits, grid[0] if with_moment else 0, dtype=torch.float32)
+    scaled = values.dtype == torch.float16
     launches["smooth_chamfer_backward"] += 1
-    with on_device(device):
+    with on_device(values.device):
         smooth_chamfer_backward[(*grid, splits)](
-            rows.values,
+            values,
             columns.values,
             grad_scores,
             grad_scores.abs().amax().clamp_min(1e-30) if scaled else None,
             parts,
+            moments if with_moment else None,
             rows.lengths,
             columns.lengths,
             alpha,
@@ -255,7 +272,8 @@ def gradient(
             *rows.strides,
             *columns.strides,
             *grad_scores.stride(),
-            **constants(task, tile, scaled),
+            **constants(task, tile, scaled, with_moment),
             **tile.options,
         )
-    return parts[0] if splits == 1 else parts.sum(0).to(dtype)
+    grad = parts[0] if splits == 1 else parts.sum(0).to(values.dtype)
+    return grad, moments.sum(dtype=torch.float64) / LOG2_E.value
