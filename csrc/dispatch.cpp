@@ -1,15 +1,27 @@
 #include "dispatch.h"
 
+#ifdef DIVSE_X86
+#include <cpuid.h>
+#endif
+
 namespace divse {
 
 namespace {
+
+#ifdef DIVSE_X86
+// Clang's __builtin_cpu_supports does not know "f16c".
+bool has_f16c() {
+    unsigned eax, ebx, ecx, edx;
+    return __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C);
+}
+#endif
 
 std::vector<const Kernel*> detect() {
     std::vector<const Kernel*> kernels;
 #ifdef DIVSE_X86
     __builtin_cpu_init();  // asks cpuid, and xgetbv whether the system saves the registers
     const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                      __builtin_cpu_supports("f16c");
+                      has_f16c();
     if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq")) {
         kernels.push_back(&avx512_kernel());
     }
