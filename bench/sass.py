@@ -39,7 +39,7 @@ from divse_kernels.tuning import Tile, backward_tile, forward_tile
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 CAPABILITIES = {"sm_80": (8, 0), "sm_90": (9, 0), "sm_100": (10, 0)}
 TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-SCORES, TRAINING = (1024, 65_536), (128, 640)  # query sets, gallery sets
+SCORES, TRAINING, FEW = (1024, 65_536), (128, 640), (1, 1_000_000)  # query sets, gallery sets
 POINTERS = {
     "score_ptr": "*fp32",
     "grad_score_ptr": "*fp32",
@@ -102,14 +102,16 @@ def cases() -> list[Case]:
     """Every kernel, architecture and kind of path that ships."""
     found = []
     for kernel in ("smooth_chamfer_forward", "smooth_chamfer_backward"):
+        alphas = (30.0, 60.0, 200.0, None) if kernel == "smooth_chamfer_forward" else (200.0, None)
         for arch in CAPABILITIES:
             found += [Case(kernel, arch, 4, dims) for dims in (256, 512, 1024)]
-            found += [Case(kernel, arch, 4, 1024, alpha) for alpha in (30.0, 60.0, None)]
+            found += [Case(kernel, arch, 4, 1024, alpha) for alpha in alphas]
             found += [
                 Case(kernel, arch, 4, 1024, sets=TRAINING),
                 Case(kernel, arch, 4, 1024, ragged=True),
                 Case(kernel, arch, 4, 1024, dtype="fp16"),
                 Case(kernel, arch, 4, 1024, dtype="fp32"),
+                Case(kernel, arch, 4, 1024, sets=FEW),
                 Case(kernel, arch, 6, 1024),
                 Case(kernel, arch, 32, 128),
             ]
@@ -251,9 +253,11 @@ def main() -> int:
     """Compile everything and print; 1 if a kernel at K=4 spills registers."""
     parser = argparse.ArgumentParser(description="What the GPU kernels compile to, without a GPU.")
     parser.add_argument("--json", action="store_true", help="print a list instead of a table")
-    parser.add_argument("--only", default="", help="text that kernel, arch and shape must contain")
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="WORD", help="words of kernel, arch and shape"
+    )
     arguments = parser.parse_args()
-    chosen = [c for c in cases() if arguments.only in f"{c.kernel} {c.arch} {c.shape}"]
+    chosen = [c for c in cases() if set(arguments.only) <= {c.kernel, c.arch, *c.shape.split()}]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         records = list(pool.map(measure, chosen))
     if arguments.json:
