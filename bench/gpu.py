@@ -65,9 +65,10 @@ def steps(rehearse: bool) -> Iterator[Step]:
     interpreter = {"TRITON_INTERPRET": "1"} if rehearse else {}
     if not installed():
         yield Step("build", ["sh", "-c", build_command()], 120)
-    pytest = [python, "-m", "pytest", "-m", "gpu", "-ra", "--tb=short", "-p", "no:cacheprovider"]
-    pytest += ["--continue-on-collection-errors", "-W", "default", str(ROOT / "tests")]
-    yield Step("tests", [*pytest, *(["--collect-only"] if rehearse else [])], 150)
+    # on a GPU the kernels' own tests run there, compiled; on a CPU they run in the interpreter
+    kernels = [str(path) for path in sorted((ROOT / "tests").glob("test_triton*.py"))]
+    yield Step("kernels", [*pytest_words(rehearse), *kernels], 180)
+    yield Step("tests", [*pytest_words(rehearse), "-m", "gpu", str(ROOT / "tests")], 90)
     yield Step("triton", [python, f"{bench}/through_triton.py", *tiny, *shared], 60, interpreter)
     score = [python, f"{bench}/bench_score.py", *tiny, *shared]
     yield Step("score", [*score, *(["--no-compile", "--seconds", "0.1"] if rehearse else [])], 180)
@@ -81,6 +82,16 @@ def steps(rehearse: bool) -> Iterator[Step]:
     yield Step("search", [python, f"{bench}/bench_search.py", *sizes, *shared], 60)
     sass = [python, f"{bench}/sass.py", "--help" if rehearse else "--json"]
     yield Step("sass", sass, 90)
+
+
+def pytest_words(rehearse: bool) -> list[str]:
+    """pytest as it serves here: every failure told, warnings of other versions let through."""
+    words = [sys.executable, "-m", "pytest", "-ra", "--tb=short", "-p", "no:cacheprovider"]
+    words += ["-W", "default", "--continue-on-collection-errors"]
+    if rehearse:
+        return [*words, "--collect-only"]
+    parallel = importlib.util.find_spec("xdist") is not None  # compiling keeps the CPU busy
+    return [*words, "-n", "8"] if parallel else words
 
 
 def installed() -> bool:
