@@ -8,9 +8,10 @@
     prefilter   Searcher, plan="prefilter", depth=200: FAISS over elements, exact scores after
 
 Sets are clustered (each draws its elements around centres that it shares with other sets), queries
-are fresh draws around the centres of some gallery sets. Columns: ms a query (median), x numpy,
-recall@10 against float64 on the fp32 sets, error of the returned scores against float64 scores of
-the same ids (of the stored fp16 values where the gallery holds those).
+are fresh draws around the centres of some gallery sets. Columns: served by (what the call counter
+saw), ms a query (median), x numpy, recall@10 against float64 on the fp32 sets, error of the
+returned scores against float64 scores of the same ids (of the stored fp16 values where the gallery
+holds those).
 
     python bench/bench_search.py [--sets 10000] [--queries 16] [--k 4] [--dim 256] [--json]
 """
@@ -35,6 +36,7 @@ import divse
 from divse.search.gallery import Gallery
 from divse.search.searcher import Searcher
 from divse.sets import EmbeddingSets
+from divse.similarity import calls
 
 ALPHA, TOPK, DEPTH = 16.0, 10, 200
 Array = np.ndarray[Any, Any]
@@ -151,22 +153,25 @@ def run(report: Report, args: argparse.Namespace, batch: int) -> None:
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         searches, skipped = {}, {}
         for name, variant in variants(queries, gallery, folder, report.device).items():
+            calls.clear()
             try:
                 found = tuple(_host(x) for x in variant.call()[:2])
             except (ValueError, ImportError) as error:
                 skipped[name] = str(error)
                 continue
-            searches[name] = (variant, judge(found, queries, variant.stored), found[1])
-        green = {name: v.call for name, (v, verdict, _) in searches.items() if verdict.green}
+            served = ", ".join(sorted(calls))
+            verdict = judge(found, queries, variant.stored)
+            searches[name] = (variant, verdict, found[1], served)
+        green = {name: v.call for name, (v, verdict, *_) in searches.items() if verdict.green}
         times = time_interleaved(green, report.device, seconds=args.seconds)
     shape = f"{batch} x {args.sets:,} K={args.k} D={args.dim}"
-    for name, (_, verdict, ids) in searches.items():
+    for name, (_, verdict, ids, served) in searches.items():
         speed = {}
         if name in times:
             speed["ms a query"] = statistics.median(times[name]) / batch
             speed["x numpy"] = ratio(times, "numpy", name) if "numpy" in times else None
-        row = {"shape": shape, "variant": name} | speed | {"recall@10": recall(ids, truth)}
-        report.add(verdict, **row)
+        row = {"shape": shape, "variant": name, "served by": served} | speed
+        report.add(verdict, **row, **{"recall@10": recall(ids, truth)})
     for name, why in skipped.items():
         print(f"{shape}, {name} skipped: {why}", file=sys.stderr)
 

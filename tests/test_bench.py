@@ -161,6 +161,31 @@ def test_bench_search_numpy_equals_the_reference(load):
     assert not bench.judge((scores + np.float32(1e-4), ids), queries, gallery).green
 
 
+def test_bench_search_tells_what_served(run):
+    words = ("--sets", "200", "--queries", "2", "--dim", "32", "--seconds", "0.05")
+    status, printed = run("bench_search", *words, "--device", "cpu", "--json")
+    assert status == 0
+    rows = {row["variant"]: row for row in json.loads(printed)["rows"]}
+    assert all(row["gate"] == "green" and row["recall@10"] > 0.9 for row in rows.values())
+    assert rows["torch"]["served by"] == "reference.scores"
+    assert rows["exact"]["x numpy"] > 0
+
+
+def test_ridge_compares_runs_in_pairs(load):
+    bench, report = load("openmoji_ridge"), load("report")
+    found = report.Report("pairs", report.parser(None).parse_args(["--device", "cpu"]))
+    owner = np.arange(50)
+    place = [np.full(50, rank) for rank in (3, 0, 20)]
+    models = dict(zip(("ridge", "good", "bad"), (bench.Ranks(p, p) for p in place), strict=True))
+    bench.compare(found, models, owner)
+    rows = {row["model"]: row for row in found.rows}
+    assert list(rows) == ["good - ridge", "bad - ridge", "good - bad"]
+    assert rows["good - ridge"]["rsum"] == (200.0, 200.0, 200.0)  # R@1 both ways
+    assert rows["bad - ridge"]["rsum"] == (-400.0, -400.0, -400.0)
+    assert rows["good - bad"]["excludes 0"] and rows["good - bad"]["i2t_r5"] == (100, 100, 100)
+    assert "+200.0 [+200.0, +200.0]" in report.markdown(found.rows)
+
+
 def test_ridge_finds_a_linear_map(load):
     bench = load("openmoji_ridge")
     rng = np.random.default_rng(0)
