@@ -135,7 +135,7 @@ def run_step(step: Step, limit: float, log: Path) -> Outcome:
         except subprocess.TimeoutExpired:
             status = "stopped"
         finally:
-            end_session(process)
+            end_group(process)
         seconds = time.perf_counter() - start
         text = tail(output)
         with log.open("a") as file:
@@ -154,8 +154,8 @@ def step_environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": os.pathsep.join(p for p in paths if p)}
 
 
-def end_session(process: subprocess.Popen) -> None:
-    """End what a step left running: it leads its own process session."""
+def end_group(process: subprocess.Popen) -> None:
+    """End what a step left running: it leads its own process group."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
