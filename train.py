@@ -5,14 +5,14 @@ python train.py --preset captions --data FOLDER --image.weights FILE
 python train.py --resume runs/scenes-20250101-120000
 """
 
-from divse import DivSE, explain
+from divse import DivSE, Gallery, explain
 from divse.encoder import build_tokenizer, vocabulary_size
 from divse.models import TwoTower
 from divse.models.weights import write_json
 from divse.training.command_line import parse
 from divse.training.loop import Trainer, evaluate_split
 from divse.training.losses import similarity_options
-from divse.training.report import table, write_gallery
+from divse.training.report import gallery_columns, table
 from divse.training.run import cache_folder, load_splits, prepare_run
 from divse.training.split import Split
 
@@ -47,7 +47,14 @@ def main() -> None:
 
     # a gallery of the test pictures: divse-search query RUN/gallery --model RUN --text "..."
     if config.train.gallery:
-        write_gallery(folder / "gallery", images, test.data, best, folder)
+        Gallery.create(
+            folder / "gallery",
+            images,
+            test.data.image_ids,
+            gallery_columns(test.data),
+            metadata={"model": best.record(folder)},
+            overwrite=True,
+        )
     print(f"model and gallery: {folder}")
 
 

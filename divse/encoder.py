@@ -97,6 +97,14 @@ class DivSE:
         words = json.dumps(self.tokenizer.words)
         return fingerprint(self.model.state_dict(), shape, words)
 
+    def record(self, folder: str | Path) -> dict[str, Any]:
+        """What a gallery remembers, in its metadata as "model", of the model that embedded it."""
+        return {
+            "path": str(Path(folder).resolve()),
+            "fingerprint": self.fingerprint,
+            "similarity": dict(self.similarity),
+        }
+
     def encode_images(
         self, images: Sequence[str | Path | Picture | Any], batch_size: int = 64
     ) -> EmbeddingSets:

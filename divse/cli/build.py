@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from divse.cli.embedding_files import Source, read_embeddings
-from divse.cli.encoding import encode_folder, encode_lines, load_model, model_record
+from divse.cli.encoding import encode_folder, encode_lines, load_model
 from divse.cli.progress import bar
 from divse.search.element_index import has_faiss, store_index
 from divse.search.gallery import Gallery
@@ -59,7 +59,7 @@ def _open_source(asked: BuildRequest) -> tuple[Source, dict[str, Any]]:
         return read_embeddings(asked.embeddings, asked.lengths, asked.ids), {}
     assert asked.model is not None, "pictures and texts need a model"
     model = load_model(asked.model)
-    metadata = {"model": model_record(asked.model, model)}
+    metadata = {"model": model.record(asked.model)}
     if asked.images is not None:
         return encode_folder(model, asked.images), metadata
     assert asked.texts is not None, "there is one of embeddings, images and texts"

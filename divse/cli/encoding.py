@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from divse.cli.embedding_files import Source
 from divse.search.gallery import Gallery
@@ -24,15 +24,6 @@ def load_model(folder: Path) -> DivSE:
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: there is no such model folder")
     return DivSE.from_pretrained(folder)
-
-
-def model_record(folder: Path, model: DivSE) -> dict[str, Any]:
-    """What a gallery remembers of the model that embedded it."""
-    return {
-        "path": str(folder.resolve()),
-        "fingerprint": model.fingerprint,
-        "similarity": dict(model.similarity),
-    }
 
 
 def model_for(gallery: Gallery, folder: Path | None) -> DivSE:

@@ -94,6 +94,7 @@ def _data(name: str, split: str, entries: dict[str, _Entry]) -> ImageTextData:
         captions=[caption for entry in entries.values() for caption in entry.captions],
         image_of_caption=np.repeat(np.arange(len(paths)), counts),
         read_image=lambda index: read_picture(paths[index]),
+        image_paths=paths,
     )
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +26,8 @@ class ImageTextData:
     """One split of a picture-and-caption data set; `len` is the number of pictures.
 
     `read_image(i)` gives picture i as uint8 (H, W, 3) and is called on every use; `oracle()`, if
-    there is one, gives the (I, T) relevance and is called once, on first use.
+    there is one, gives the (I, T) relevance and is called once, on first use; `image_paths` names
+    the picture files, where there are such.
     """
 
     name: str
@@ -35,6 +37,7 @@ class ImageTextData:
     image_of_caption: NDArray[np.int64]
     read_image: Callable[[int], NDArray[np.uint8]] = field(repr=False)
     oracle: Callable[[], NDArray[np.bool_]] | None = field(default=None, repr=False)
+    image_paths: list[Path] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         """Refuse rows that cannot be captions of consecutive pictures."""

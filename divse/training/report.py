@@ -1,12 +1,8 @@
-"""What a run leaves for people: the table of its test, and a gallery of the test pictures."""
+"""What a run leaves for people: the table of its test, and what its gallery tells of a picture."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from divse.data import ImageTextData
-from divse.encoder import DivSE
-from divse.sets import EmbeddingSets
 
 ROWS = (("image to text", "i2t"), ("text to image", "t2i"))
 
@@ -28,22 +24,9 @@ def table(figures: dict[str, float], data: ImageTextData) -> str:
     return "\n".join(lines)
 
 
-def write_gallery(
-    path: Path, sets: EmbeddingSets, data: ImageTextData, encoder: DivSE, model: Path
-) -> None:
-    """Write the sets of a split's pictures as a gallery that divse-search opens."""
-    from divse.search.gallery import Gallery
-
-    captions = [" | ".join(data.captions_of(i)) for i in range(len(data))]
-    Gallery.create(
-        path,
-        sets,
-        ids=data.image_ids,
-        columns={"captions": captions},
-        metadata={
-            "model": str(model.resolve()),
-            "fingerprint": encoder.fingerprint,
-            "similarity": encoder.similarity,
-        },
-        overwrite=True,
-    )
+def gallery_columns(data: ImageTextData) -> dict[str, list[str]]:
+    """What a gallery of a split's pictures tells of each: its captions, and its file if any."""
+    columns = {"caption": [" | ".join(data.captions_of(i)) for i in range(len(data))]}
+    if data.image_paths is not None:
+        columns["path"] = [str(path.resolve()) for path in data.image_paths]
+    return columns

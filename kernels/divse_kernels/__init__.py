@@ -4,7 +4,7 @@ Nothing of size (B K) x (N L) is ever in memory. Importing needs torch and trito
 TRITON_INTERPRET=1 set before, the kernels run on CPU tensors in Triton's interpreter.
 """
 
-from .launch import launches
-from .ops import smooth_chamfer, supports
+from divse_kernels.launch import launches
+from divse_kernels.ops import smooth_chamfer, supports
 
 __all__ = ["launches", "smooth_chamfer", "supports"]

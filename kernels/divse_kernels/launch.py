@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .problem import Problem, family
-from .tiles import INTERPRET
+from divse_kernels.problem import Problem, family
+from divse_kernels.tiles import INTERPRET
 
 #: Launches of every kernel by its name, so that tests and `explain` can prove what ran.
 launches: Counter[str] = Counter()

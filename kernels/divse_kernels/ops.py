@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import smooth_chamfer_backward, smooth_chamfer_forward
-from .launch import INTERPRETED, Side
+from divse_kernels import smooth_chamfer_backward, smooth_chamfer_forward
+from divse_kernels.launch import INTERPRETED, Side
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 MAX_SIZE = 32

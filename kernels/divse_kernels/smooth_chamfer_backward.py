@@ -17,9 +17,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import INTERPRETED, Side, launches, on_device, problem
-from .problem import SHIFTED, Problem, padded
-from .tiles import (
+from divse_kernels.launch import INTERPRETED, Side, launches, on_device, problem
+from divse_kernels.problem import SHIFTED, Problem, padded
+from divse_kernels.tiles import (
     LOG2_E,
     MASKED,
     by_column_set,
@@ -33,7 +33,7 @@ from .tiles import (
     set_lengths,
     sum_row_sets,
 )
-from .tuning import PROCESSORS, Tile, backward_tile
+from divse_kernels.tuning import PROCESSORS, Tile, backward_tile
 
 
 @triton.jit

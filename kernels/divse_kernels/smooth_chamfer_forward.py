@@ -14,9 +14,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import Side, launches, on_device, problem
-from .problem import Problem, padded
-from .tiles import (
+from divse_kernels.launch import Side, launches, on_device, problem
+from divse_kernels.problem import Problem, padded
+from divse_kernels.tiles import (
     LN_2,
     LOG2_E,
     MASKED,
@@ -31,7 +31,7 @@ from .tiles import (
     set_lengths,
     sum_row_sets,
 )
-from .tuning import Tile, forward_tile
+from divse_kernels.tuning import Tile, forward_tile
 
 
 @triton.jit

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .problem import Problem, padded
+from divse_kernels.problem import Problem, padded
 
 #: Streaming multiprocessors that a launch should occupy: A100 108, H100 132, B200 148.
 PROCESSORS = {"interpreter": 4, "ampere": 108, "ada": 108, "hopper": 132, "blackwell": 148}
