@@ -5,7 +5,9 @@ python train.py --preset captions --data FOLDER --image.weights FILE
 python train.py --resume runs/scenes-20250101-120000
 """
 
-from divse import DivSE, Gallery, explain
+from collections.abc import Sequence
+
+from divse import DivSE, Gallery, calls, explain
 from divse.encoder import build_tokenizer, vocabulary_size
 from divse.models import TwoTower
 from divse.models.weights import write_json
@@ -17,33 +19,34 @@ from divse.training.run import cache_folder, load_splits, prepare_run
 from divse.training.split import Split
 
 
-def main() -> None:
-    """Config -> data -> model -> fit -> evaluate -> gallery."""
-    config, resume = parse()
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Config -> data -> model -> fit -> evaluate -> save -> gallery."""
+    config, resume = parse(arguments)
     folder, device = prepare_run(config, resume)
 
-    # data and model: captions become tokens, pictures pixels, frozen encoders run once
+    # data and model: captions become tokens, pictures pixels; frozen encoders run once
     data = load_splits(config)
     tokenizer = build_tokenizer(config.text, data["train"].captions, config.data.min_count)
     model = TwoTower(config, vocabulary_size(tokenizer)).to(device)
     encoder = DivSE(model, config, tokenizer, similarity_options(config.loss))
+    print(f"{data['train'].name}: {len(data['train'])} pictures -> {folder}, on {device}")
     cache = cache_folder(config, folder)
     train, val, test = (
         Split.prepare(data[name], tokenizer, model, config, cache)
         for name in ("train", "val", "test")
     )
-    print(f"{data['train'].name}: {len(data['train'])} pictures -> {folder}, on {device}")
 
-    # fit: the best weights on val are written to the run folder as they come
+    # fit: the weights that are best on val are saved in the run folder as they come
     Trainer(model, config, train, val, folder, keep=lambda: encoder.save_pretrained(folder)).fit()
 
-    # evaluate the best weights on test
+    # evaluate the saved weights on test
     best = DivSE.from_pretrained(folder, device)
     figures = evaluate_split(best.model, test, config)
     write_json(folder / "test.json", figures)
     images, texts = test.encode(best.model)
     served = explain(images, texts, config.loss.similarity, impl=config.train.impl)
-    print(f"\n{table(figures, test.data)}\nscores computed by: {served}")
+    print(f"\n{table(figures, test.data)}\n")
+    print(f"scores computed by {served}; calls: {dict(calls)}")
 
     # a gallery of the test pictures: divse-search query RUN/gallery --model RUN --text "..."
     if config.train.gallery:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from datetime import datetime
+from inspect import signature
 from pathlib import Path
 
 import torch
 
 from divse.data import DATASETS, SPLITS, ImageTextData
 from divse.models.weights import write_json
-from divse.training.config import Config
+from divse.training.config import Config, unknown
 
 SETTINGS = "settings.json"
 
@@ -48,11 +49,15 @@ def choose_device(name: str) -> torch.device:
 
 def load_splits(config: Config) -> dict[str, ImageTextData]:
     """Load train, val and test; end the program with a sentence if the data is not there."""
-    load = DATASETS[config.data.name]
-    path = config.data.path or None
+    load, options = DATASETS[config.data.name], config.data.options
+    known = [p for p in signature(load).parameters.values() if p.kind == p.KEYWORD_ONLY]
+    open_ended = any(p.kind == p.VAR_KEYWORD for p in signature(load).parameters.values())
     try:
-        return {split: load(split, path=path, **config.data.options) for split in SPLITS}
-    except (ValueError, TypeError, FileNotFoundError) as error:
+        for name in options:
+            if not open_ended and name not in [p.name for p in known]:
+                raise ValueError(unknown("option of data.name", name, [p.name for p in known]))
+        return {split: load(split, path=config.data.path or None, **options) for split in SPLITS}
+    except (ValueError, FileNotFoundError) as error:
         sys.exit(f"train.py: {error}")
 
 

@@ -1,0 +1,110 @@
+"""train.py from its command line to the folder that it leaves."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+
+import divse
+import train
+from divse import DivSE, Gallery
+from divse.data import DATASETS
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def shell(*words):
+    return subprocess.run(
+        [sys.executable, "train.py", *words],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_a_run_from_the_shell(tmp_path):
+    done = shell(*tiny.arguments(), "--out", str(tmp_path / "run"))
+    assert done.returncode == 0, done.stderr
+    assert "epoch   3" in done.stdout and "against all fitting pairs" in done.stdout
+    assert "RSUM" in done.stdout and "log Var" in done.stdout
+    figures = json.loads((tmp_path / "run" / "test.json").read_text())
+    assert {"i2t_r1", "t2i_r10", "rsum", "log_var_images"} <= figures.keys()
+    again = shell(*tiny.arguments(), "--out", str(tmp_path / "run"))
+    assert again.returncode != 0 and "--resume" in again.stderr
+    assert "Traceback" not in again.stderr
+
+
+def test_what_a_run_leaves_behind(tmp_path, capsys):
+    train.main([*tiny.arguments(), "--out", str(tmp_path)])
+    capsys.readouterr()
+    encoder = DivSE.from_pretrained(tmp_path)
+    gallery = Gallery.open(tmp_path / "gallery")
+    data = DATASETS["scenes"]("test", pictures=16)
+    assert list(gallery.ids) == data.image_ids
+    assert gallery.metadata["model"] == encoder.record(tmp_path)
+    sets = encoder.encode_images([data.image(i) for i in range(len(data))])
+    stored = torch.from_numpy(gallery.sets().numpy().values.astype("float32"))
+    torch.testing.assert_close(stored, sets.values, atol=2e-3, rtol=0)  # float16 on disk
+    lines = (tmp_path / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [0, 1, 2, 3]
+    # a finished run that is resumed only evaluates again
+    figures = (tmp_path / "test.json").read_bytes()
+    train.main(["--resume", str(tmp_path)])
+    assert (tmp_path / "test.json").read_bytes() == figures
+    assert "epoch" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("impl", "module"), [("native", "divse_native"), ("triton", "divse_kernels")]
+)
+def test_training_runs_through_the_kernels_it_claims(tmp_path, capsys, impl, module):
+    kernels = pytest.importorskip(module)
+    divse.calls.clear()
+    if impl == "triton":
+        kernels.launches.clear()
+    words = tiny.arguments(
+        train__impl=impl, model__dim=32, data__options=["pictures=8"], train__epochs=1
+    )
+    train.main([*words, "--out", str(tmp_path)])
+    assert set(divse.calls) == {f"{impl}.scores"}
+    assert divse.calls[f"{impl}.scores"] >= 2 + 3  # steps, and validations with the test
+    assert f"scores computed by {impl}" in capsys.readouterr().out
+    if impl == "triton":
+        assert sum(kernels.launches.values()) >= divse.calls["triton.scores"] + 2  # backward too
+
+
+def test_native_serves_a_cpu_by_default(tmp_path, capsys):
+    pytest.importorskip("divse_native")
+    divse.calls.clear()
+    train.main([*tiny.arguments(train__epochs=1), "--out", str(tmp_path)])
+    assert set(divse.calls) == {"native.scores"}
+    assert "scores computed by native" in capsys.readouterr().out
+
+
+def test_the_k1_baseline_of_equal_storage(tmp_path, capsys):
+    head = {"model__head": "pooling", "model__k": 1, "model__dim": 4 * 8}
+    train.main([*tiny.arguments(**head, train__epochs=1), "--out", str(tmp_path)])
+    sets = DivSE.from_pretrained(tmp_path).encode_texts(["a red ring"])
+    assert sets.values.shape == (1, 1, 32)
+    assert "log Var -inf" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--data.options", "colour=3"], "scenes has no option 'colour'"),
+        (["--data.name", "captions", "--data.path", "p"], "unknown option of data.name pictures"),
+        (["--data.path", "nowhere"], "scenes are generated"),
+        (["--train.device", "cuda:99"], "cuda"),
+    ],
+)
+def test_missing_things_end_with_a_sentence(tmp_path, words, message):
+    with pytest.raises(SystemExit, match=message):
+        train.main([*tiny.arguments(), "--out", str(tmp_path / "run"), *words])
