@@ -59,7 +59,6 @@ def test_times_are_interleaved_and_right(load):
     assert len(times["short"]) == len(times["long"]) >= 5
     assert order[4:8] == ["short", "long", "short", "long"]  # after two warm-up calls of each
     assert min(times["short"]) >= 2.0 and min(times["long"]) >= 6.0
-    assert 1.0 < harness.ratio(times, "long", "short") < 4.0
 
 
 def test_ratio_is_the_median_of_rounds(load):
