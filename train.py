@@ -12,9 +12,9 @@ from divse.encoder import build_tokenizer, vocabulary_size
 from divse.models import TwoTower
 from divse.models.weights import write_json
 from divse.training.command_line import parse
-from divse.training.loop import Trainer, evaluate_split
+from divse.training.loop import Trainer
 from divse.training.losses import similarity_options
-from divse.training.report import gallery_columns, table
+from divse.training.report import evaluate_split, gallery_columns, table
 from divse.training.run import cache_folder, load_splits, prepare_run
 from divse.training.split import Split
 
@@ -22,10 +22,10 @@ from divse.training.split import Split
 def main(arguments: Sequence[str] | None = None) -> None:
     """Config -> data -> model -> fit -> evaluate -> save -> gallery."""
     config, resume = parse(arguments)
+    data = load_splits(config)
     folder, device = prepare_run(config, resume)
 
-    # data and model: captions become tokens, pictures pixels; frozen encoders run once
-    data = load_splits(config)
+    # model: captions become tokens, pictures pixels; frozen encoders run once
     tokenizer = build_tokenizer(config.text, data["train"].captions, config.data.min_count)
     model = TwoTower(config, vocabulary_size(tokenizer)).to(device)
     encoder = DivSE(model, config, tokenizer, similarity_options(config.loss))

@@ -103,8 +103,10 @@ def test_the_k1_baseline_of_equal_storage(tmp_path, capsys):
         (["--data.name", "captions", "--data.path", "p"], "unknown option of data.name pictures"),
         (["--data.path", "nowhere"], "scenes are generated"),
         (["--train.device", "cuda:99"], "cuda"),
+        (["--train.impl", "native", "--loss.similarity", "mil"], "no kernel for mil"),
     ],
 )
 def test_missing_things_end_with_a_sentence(tmp_path, words, message):
     with pytest.raises(SystemExit, match=message):
         train.main([*tiny.arguments(), "--out", str(tmp_path / "run"), *words])
+    assert not (tmp_path / "run").exists()

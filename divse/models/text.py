@@ -126,7 +126,9 @@ def model_folder(path: str) -> Path:
 def transformer(config: TextConfig, vocabulary: int, pretrained: bool = True) -> TransformerTokens:
     """Read a transformers encoder from a local folder, with its weights or only its shape."""
     from transformers import AutoConfig, AutoModel
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()  # local weights are read in a moment
     folder = model_folder(config.path)
     if pretrained:
         backbone: Any = AutoModel.from_pretrained(folder, local_files_only=True)

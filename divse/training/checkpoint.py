@@ -31,20 +31,19 @@ def load_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
-def random_state() -> dict[str, Tensor]:
+def random_state(device: torch.device) -> dict[str, Tensor]:
     """State of torch's generators; augmentation and order depend on (seed, epoch, step) alone."""
     states = {"cpu": torch.get_rng_state()}
-    for i in range(torch.cuda.device_count()):
-        states[f"cuda{i}"] = torch.cuda.get_rng_state(i)
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
     return states
 
 
-def load_random_state(states: Mapping[str, Tensor]) -> None:
+def load_random_state(states: Mapping[str, Tensor], device: torch.device) -> None:
     """Set the generators to what `random_state` returned."""
     torch.set_rng_state(states["cpu"])
-    for i in range(torch.cuda.device_count()):
-        if f"cuda{i}" in states:
-            torch.cuda.set_rng_state(states[f"cuda{i}"], i)
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"], device)
 
 
 def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -102,6 +102,7 @@ def add_setting(group: Any, target: str, flag: str) -> None:
     """Add one option that stores its setting under the name `section.setting`."""
     section, name = target.split(".")
     kind = setting_types(section)[name]
+    plain = getattr(kind, "__origin__", kind)
     owner = getattr(Config(), section)
     field = next(f for f in fields(owner) if f.name == name)
     text, default = field.metadata["help"], getattr(owner, name)
@@ -111,8 +112,8 @@ def add_setting(group: Any, target: str, flag: str) -> None:
     elif choices:
         text = f"{text}: {', '.join(choices)}"
     if flag not in SHORT and default not in ("", [], {}):
-        text = f"{text} [{json.dumps(default).strip(chr(34))}]"
-    plain = getattr(kind, "__origin__", kind)
+        shown = " ".join(default) if plain is list else json.dumps(default).strip('"')
+        text = f"{text} [{shown}]"
     if plain is dict:
         group.add_argument(
             flag, dest=target, nargs="+", action=KeyValues, metavar="NAME=VALUE", help=text

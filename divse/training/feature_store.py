@@ -7,6 +7,7 @@ encoder's weights and of what it reads, so a store of other weights or data is n
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ def offsets_path(path: Path) -> Path:
 def write_store(path: Path, lengths: Rows, blocks: Iterable[NDArray[np.float16]]) -> FeatureStore:
     """Write packed blocks (n, C) of items with these lengths; the file appears when complete."""
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    partial, begin = path.with_suffix(".partial.npy"), 0
+    partial, begin = path.with_suffix(f".{os.getpid()}.partial.npy"), 0
     values: Any = None
     for block in blocks:
         if values is None:
@@ -97,8 +98,9 @@ def image_features(
         return FeatureStore.open(path)
 
     def grids() -> Iterator[NDArray[np.float16]]:
+        title = f"{data.split} pictures" + (", mirrored" if mirrored else "")
         total = -(-len(data) // batches.batch_size)
-        for batch in progress(batches.in_order(), f"{data.split} pictures", total):
+        for batch in progress(batches.in_order(), title, total):
             assert batch.pixels is not None
             pixels = batch.pixels.flip(3) if mirrored else batch.pixels
             yield packed(tower.local(pixels.to(device)))
@@ -138,7 +140,8 @@ def backbone(tower: Tower) -> dict[str, Tensor]:
 
 
 def progress(items: Iterable[Any], title: str, total: int) -> Iterator[Any]:
-    """Show a bar while a frozen encoder runs, on a terminal only."""
+    """Say that a frozen encoder runs, and show a bar if there is a terminal."""
     from tqdm import tqdm
 
+    print(f"frozen encoder: {title}", flush=True)
     yield from tqdm(items, desc=title, total=total, disable=None, leave=False)

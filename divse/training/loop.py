@@ -17,15 +17,14 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from divse.data import Batch
-from divse.evaluation.retrieval import evaluate_sets
-from divse.evaluation.variance import log_variance
 from divse.models import TwoTower
 from divse.models.weights import read_tensors, write_tensors
 from divse.training import checkpoint as files
 from divse.training.config import Config
 from divse.training.log import Log
-from divse.training.losses import LossParts, set_loss, similarity_options
+from divse.training.losses import LossParts, set_loss
 from divse.training.optim import Average, build_optimizer, schedule, set_learning_rate
+from divse.training.report import evaluate_split, summary
 from divse.training.split import Split, drop_words
 
 
@@ -192,7 +191,7 @@ class Trainer:
         tensors = {
             **files.with_prefix("model", self.model.trained_state()),
             **files.with_prefix("optimizer", files.optimizer_tensors(self.optimizer)),
-            **files.with_prefix("random", files.random_state()),
+            **files.with_prefix("random", files.random_state(self.device)),
         }
         if self.average:
             tensors |= files.with_prefix("average", self.average.tensors)
@@ -203,36 +202,8 @@ class Trainer:
         tensors, record = read_tensors(self.folder / files.LAST)
         self.model.load_state_dict(files.below("model", tensors), strict=False)
         files.load_optimizer(self.optimizer, files.below("optimizer", tensors))
-        files.load_random_state(files.below("random", tensors))
+        files.load_random_state(files.below("random", tensors), self.device)
         kept = {name: t.to(self.device) for name, t in files.below("average", tensors).items()}
         if kept:
             self.average = Average(kept, self.config.optim.ema)
         self.progress = Progress(**record)
-
-
-def evaluate_split(model: TwoTower, split: Split, config: Config) -> dict[str, float]:
-    """R@K both ways, RSUM and log Var of a split, against all fitting pairs if they are known."""
-    images, texts = split.encode(model)
-    figures = evaluate_sets(
-        images,
-        texts,
-        split.data.image_of_caption,
-        relevance=split.data.relevance,
-        impl=config.train.impl,
-        device=next(model.parameters()).device,
-        **similarity_options(config.loss),
-    )
-    spread = {"log_var_images": log_variance(images), "log_var_texts": log_variance(texts)}
-    return {name: round(value, 4) for name, value in (figures | spread).items()}
-
-
-def summary(
-    epoch: int, averages: dict[str, float], figures: dict[str, float], best: bool, seconds: float
-) -> str:
-    """One line per validation."""
-    recalls = [figures[f"{way}_r{k}"] for way in ("i2t", "t2i") for k in (1, 5, 10)]
-    i2t, t2i = ("/".join(f"{r:.1f}" for r in half) for half in (recalls[:3], recalls[3:]))
-    return (
-        f"epoch {epoch:3d}  loss {averages['loss']:.4f}  val i2t {i2t}  t2i {t2i}  "
-        f"RSUM {figures['rsum']:.1f}{' *' if best else '  '}  {seconds:.0f} s"
-    )

@@ -1,10 +1,46 @@
-"""What a run leaves for people: the table of its test, and what its gallery tells of a picture."""
+"""Figures of a split, and how they are shown; what a gallery tells of a picture."""
 
 from __future__ import annotations
 
 from divse.data import ImageTextData
+from divse.evaluation.retrieval import evaluate_sets
+from divse.evaluation.variance import log_variance
+from divse.models import TwoTower
+from divse.training.config import Config
+from divse.training.losses import similarity_options
+from divse.training.split import Split
 
 ROWS = (("image to text", "i2t"), ("text to image", "t2i"))
+
+
+def evaluate_split(model: TwoTower, split: Split, config: Config) -> dict[str, float]:
+    """R@K both ways, RSUM and log Var of a split, against all fitting pairs if they are known."""
+    images, texts = split.encode(model)
+    figures = evaluate_sets(
+        images,
+        texts,
+        split.data.image_of_caption,
+        relevance=split.data.relevance,
+        impl=config.train.impl,
+        device=next(model.parameters()).device,
+        **similarity_options(config.loss),
+    )
+    spread = {"log_var_images": log_variance(images), "log_var_texts": log_variance(texts)}
+    return {name: round(value, 4) for name, value in (figures | spread).items()}
+
+
+def summary(
+    epoch: int, averages: dict[str, float], figures: dict[str, float], best: bool, seconds: float
+) -> str:
+    """Show a validation in one line; * marks the best so far."""
+    i2t, t2i = (
+        "/".join(f"{figures[f'{way}_r{k}']:.1f}" for k in (1, 5, 10)) for way in ("i2t", "t2i")
+    )
+    state = f"loss {averages['loss']:.4f}" if epoch else "untrained  "
+    return (
+        f"epoch {epoch:3d}  {state}  val i2t {i2t}  t2i {t2i}  "
+        f"RSUM {figures['rsum']:.1f}{' *' if best else '  '}  {seconds:.0f} s"
+    )
 
 
 def table(figures: dict[str, float], data: ImageTextData) -> str:

@@ -11,13 +11,16 @@ import torch
 
 from divse.data import DATASETS, SPLITS, ImageTextData
 from divse.models.weights import write_json
+from divse.similarity import explain
 from divse.training.config import Config, unknown
 
 SETTINGS = "settings.json"
 
 
 def prepare_run(config: Config, resume: bool = False) -> tuple[Path, torch.device]:
-    """Make the run folder with its settings, seed torch, and choose the device."""
+    """Choose the device, make the run folder with its settings, and seed torch."""
+    device = choose_device(config.train.device)
+    check_impl(config, device)
     name = f"{config.data.name}-{datetime.now():%Y%m%d-%H%M%S}"
     folder = Path(config.train.out or Path("runs") / name)
     if (folder / SETTINGS).exists() and not resume:
@@ -31,7 +34,7 @@ def prepare_run(config: Config, resume: bool = False) -> tuple[Path, torch.devic
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     torch.manual_seed(config.train.seed)
-    return folder, choose_device(config.train.device)
+    return folder, device
 
 
 def choose_device(name: str) -> torch.device:
@@ -45,6 +48,15 @@ def choose_device(name: str) -> torch.device:
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.benchmark = False
     return device
+
+
+def check_impl(config: Config, device: torch.device) -> None:
+    """End the program with a sentence if the named implementation cannot serve such sets."""
+    sets = torch.zeros(1, config.model.k, config.model.dim, device=device)
+    try:
+        explain(sets, sets, config.loss.similarity, impl=config.train.impl)
+    except ValueError as error:
+        sys.exit(f"train.py: --impl {config.train.impl}: {error}")
 
 
 def load_splits(config: Config) -> dict[str, ImageTextData]:
