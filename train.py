@@ -14,7 +14,7 @@ from divse.models.weights import write_json
 from divse.training.command_line import parse
 from divse.training.loop import Trainer
 from divse.training.losses import similarity_options
-from divse.training.report import evaluate_split, gallery_columns, table
+from divse.training.report import evaluate, gallery_columns, table
 from divse.training.run import cache_folder, load_splits, prepare_run
 from divse.training.split import Split
 
@@ -41,9 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     # evaluate the saved weights on test
     best = DivSE.from_pretrained(folder, device)
-    figures = evaluate_split(best.model, test, config)
-    write_json(folder / "test.json", figures)
     images, texts = test.encode(best.model)
+    figures = evaluate(images, texts, test.data, config)
+    write_json(folder / "test.json", figures)
     served = explain(images, texts, config.loss.similarity, impl=config.train.impl)
     print(f"\n{table(figures, test.data)}\n")
     print(f"scores computed by {served}; calls: {dict(calls)}")

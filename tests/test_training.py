@@ -139,9 +139,7 @@ def test_training_learns(tmp_path):
 def test_best_weights_are_kept(tmp_path, monkeypatch):
     rsums = iter([100.0, 300.0, 200.0])
     figures = dict.fromkeys([f"{w}_r{k}" for w in ("i2t", "t2i") for k in (1, 5, 10)], 0.0)
-    monkeypatch.setattr(
-        "divse.training.loop.evaluate_split", lambda *_: figures | {"rsum": next(rsums)}
-    )
+    monkeypatch.setattr("divse.training.loop.evaluate", lambda *_: figures | {"rsum": next(rsums)})
     run = trainer(tmp_path, train__epochs=2)
     kept = []
     run.keep = lambda: kept.append(run.model.text.project.bias.detach().clone())

@@ -24,7 +24,7 @@ from divse.training.config import Config
 from divse.training.log import Log
 from divse.training.losses import LossParts, set_loss
 from divse.training.optim import Average, build_optimizer, schedule, set_learning_rate
-from divse.training.report import evaluate_split, summary
+from divse.training.report import evaluate, summary
 from divse.training.split import Split, drop_words
 
 
@@ -173,7 +173,7 @@ class Trainer:
         if self.average:
             live = {k: t.clone() for k, t in self.model.trained_state().items()}
             self.model.load_state_dict(self.average.tensors, strict=False)
-        figures = evaluate_split(self.model, self.val, self.config)
+        figures = evaluate(*self.val.encode(self.model), self.val.data, self.config)
         averages = self.averages()
         progress.epoch += progress.step > 0
         best = figures["rsum"] > progress.best

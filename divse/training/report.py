@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
+from math import isfinite
+
 from divse.data import ImageTextData
 from divse.evaluation.retrieval import evaluate_sets
 from divse.evaluation.variance import log_variance
-from divse.models import TwoTower
+from divse.sets import EmbeddingSets
 from divse.training.config import Config
 from divse.training.losses import similarity_options
-from divse.training.split import Split
+from divse.training.run import choose_device
 
 ROWS = (("image to text", "i2t"), ("text to image", "t2i"))
 
 
-def evaluate_split(model: TwoTower, split: Split, config: Config) -> dict[str, float]:
-    """R@K both ways, RSUM and log Var of a split, against all fitting pairs if they are known."""
-    images, texts = split.encode(model)
+def evaluate(
+    images: EmbeddingSets, texts: EmbeddingSets, data: ImageTextData, config: Config
+) -> dict[str, float]:
+    """R@K both ways, RSUM and log Var of a split, against all fitting pairs if they are known.
+
+    Sets of one element have no variance, and then no log Var.
+    """
     figures = evaluate_sets(
         images,
         texts,
-        split.data.image_of_caption,
-        relevance=split.data.relevance,
+        data.image_of_caption,
+        relevance=data.relevance,
         impl=config.train.impl,
-        device=next(model.parameters()).device,
+        device=choose_device(config.train.device),
         **similarity_options(config.loss),
     )
     spread = {"log_var_images": log_variance(images), "log_var_texts": log_variance(texts)}
-    return {name: round(value, 4) for name, value in (figures | spread).items()}
+    figures |= {name: value for name, value in spread.items() if isfinite(value)}
+    return {name: round(value, 4) for name, value in figures.items()}
 
 
 def summary(
@@ -53,10 +60,12 @@ def table(figures: dict[str, float], data: ImageTextData) -> str:
     ]
     for title, way in ROWS:
         lines.append(f"{title:15}" + "".join(f"{figures[f'{way}_r{k}']:7.1f}" for k in (1, 5, 10)))
-    lines.append(
-        f"RSUM {figures['rsum']:.1f}   log Var {figures['log_var_images']:.2f} (pictures) "
-        f"{figures['log_var_texts']:.2f} (captions)"
-    )
+    lines.append(f"RSUM {figures['rsum']:.1f}")
+    if "log_var_images" in figures and "log_var_texts" in figures:
+        lines[-1] += (
+            f"   log Var {figures['log_var_images']:.2f} (pictures) "
+            f"{figures['log_var_texts']:.2f} (captions)"
+        )
     return "\n".join(lines)
 
 
