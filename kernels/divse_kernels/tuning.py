@@ -93,17 +93,18 @@ _DEMANDING_FORWARD = {
     **_FORWARD,
     "blackwell": (Tile(128, 128, 64, 8, 3), *_FORWARD["blackwell"][1:]),
 }
+# On Blackwell, Triton up to 3.8 keeps the gradient in tensor memory twice: 256 dimensions overflow.
 _BACKWARD = {
     "interpreter": _INTERPRETER,
     "ampere": (Tile(64, 64, 64, 8, 3, block_o=256),),
     "ada": (Tile(64, 64, 64, 8, 2, block_o=256),),
     "hopper": (Tile(128, 64, 32, 8, 3, block_o=256),),
-    "blackwell": (Tile(128, 64, 64, 8, 3, block_o=256),),
+    "blackwell": (Tile(128, 64, 64, 8, 3, block_o=128),),
 }
 _DEMANDING_BACKWARD = {
     **_BACKWARD,
     "hopper": (Tile(128, 32, 64, 8, 3, block_o=256),),
-    "blackwell": (Tile(64, 64, 64, 8, 3, block_o=256),),
+    "blackwell": (Tile(128, 32, 64, 8, 3, block_o=128),),
 }
 # float32 is multiplied without tensor cores, which would round it.
 _FLOAT_FORWARD = (Tile(128, 64, 16, 8, 3), Tile(64, 64, 16, 8, 3))
