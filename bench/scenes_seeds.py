@@ -1,6 +1,6 @@
 """Sets against single vectors on scenes: K=4 and K=1 of equal storage, paired over seeds.
 
-    python bench/scenes_seeds.py --out DIR [--seeds 0 1 2] [--epochs N] [-- train.py options]
+    python bench/scenes_seeds.py --out DIR [--seeds 0 1 2] [--epochs N] [--jobs 2] [-- train.py options]
 
 Each seed trains two models with train.py: "k4", the preset (set prediction, K = 4), and "k1", one
 vector by ordinary attention pooling, four times the dimensions, so the same bytes per item and the
@@ -16,8 +16,10 @@ import csv
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import torch
 from report import ROOT, markdown
 
 from divse.evaluation import seeds_interval
@@ -82,6 +84,7 @@ def arguments() -> argparse.Namespace:
     result.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     result.add_argument("--epochs", type=int, help="default: the preset's")
     result.add_argument("--preset", default="scenes")
+    result.add_argument("--jobs", type=int, default=1, help="runs at a time, sharing the threads")
     result.add_argument("--json", action="store_true", help="print one JSON line instead")
     words = sys.argv[1:]
     cut = words.index("--") if "--" in words else len(words)
@@ -98,11 +101,18 @@ def main() -> int:
     common = ["--preset", args.preset, "--train.gallery", "false", *args.extra]
     if args.epochs is not None:
         common += ["--epochs", str(args.epochs)]
+    if args.jobs > 1:
+        common += ["--train.threads", str(max(1, torch.get_num_threads() // args.jobs))]
+    runs = [(name, seed) for seed in args.seeds for name in ("k4", "k1")]
+
+    def figures_of(run: tuple[str, int]) -> dict[str, float]:
+        name, seed = run
+        options = [*common, "--seed", str(seed), *model_options(name, args.preset)]
+        return train(args.out / f"{name}-{seed}", options)
+
     rows: list[dict] = []
-    for seed in args.seeds:
-        for name in ("k4", "k1"):
-            options = [*common, "--seed", str(seed), *model_options(name, args.preset)]
-            figures = train(args.out / f"{name}-{seed}", options)
+    with ThreadPoolExecutor(args.jobs) as pool:
+        for (name, seed), figures in zip(runs, pool.map(figures_of, runs), strict=True):
             rows.append({"model": name, "seed": seed, **figures})
             write_rows(args.out / "runs.csv", rows)
     found = differences(rows, args.seeds)
