@@ -23,7 +23,10 @@ using Index = std::int64_t;
 
 constexpr Index block_columns = 1024;  // x elements, lanes included, of a block of weights
 constexpr Index block_rows = 1024;     // y elements of it; one set and one group at the least
-constexpr Index rows_of_a_task = 24;   // of a product; a multiple of every kernel's rows
+// Floats between rows beyond their end: without them columns a power of two apart would fall into
+// the same few sets of the cache.
+constexpr Index apart = 16;
+constexpr Index most_rows_of_a_task = 192;
 
 Index ceil_div(Index a, Index b) { return (a + b - 1) / b; }
 
@@ -31,14 +34,13 @@ const float* row_of(const Sets& sets, Index n, Index k) {
     return static_cast<const float*>(sets.values) + n * sets.set_stride + k * sets.element_stride;
 }
 
-// Dense rows, zero padded to the width: the elements and their gradients. One more cache line a
-// row keeps columns of a power of two from falling into the same few sets of the cache.
+// Dense rows, zero padded to the width: the elements and their gradients.
 struct Dense {
     Index dim, padded, stride;
     Floats values, grads;
 
     Dense(Index rows, Index d, Index width)
-        : dim(d), padded(ceil_div(d, width) * width), stride(padded + 16), values(rows * stride),
+        : dim(d), padded(ceil_div(d, width) * width), stride(padded + apart), values(rows * stride),
           grads(rows * stride) {
         const auto bytes = static_cast<std::size_t>(rows * stride) * sizeof(float);
         std::memset(values.data(), 0, bytes);
@@ -51,6 +53,15 @@ struct Dense {
     void take(Index row, float* out) const {
         std::copy_n(grads.data() + row * stride, dim, out);
     }
+};
+
+// A block of weights; one x element a column.
+struct Weights {
+    Index rows, columns, stride;
+    Floats values;
+
+    Weights(Index r, Index c) : rows(r), columns(c), stride(c + apart), values(rows * stride) {}
+    float* row(Index r) const { return values.data() + r * stride; }
 };
 
 // A run of whole y sets.
@@ -136,9 +147,9 @@ private:
         }
         double moment = 0;
         for (const Run& run : runs(0, y_.sets.count, block_rows)) {
-            const Floats weights((y_row_[at(run.last)] - run.row) * columns);
-            moment += weigh(packed.block(), run, columns, weights.data());
-            multiply(run, columns, weights.data(), dense_x);
+            const Weights weights(y_row_[at(run.last)] - run.row, columns);
+            moment += weigh(packed.block(), run, weights);
+            multiply(run, weights, dense_x);
         }
         for (Index q = 0; q < count; ++q) {
             for (Index k = 0; k < x_.sets.elements; ++k) {
@@ -149,18 +160,18 @@ private:
         return moment;
     }
 
-    double weigh(const QueryBlock& block, const Run& run, Index columns, float* weights) const {
+    double weigh(const QueryBlock& block, const Run& run, const Weights& weights) const {
         const std::vector<Run> parts = runs(run.first, run.last, tile_elements);
         std::vector<double> moments(parts.size());
         parallel_for(static_cast<Index>(parts.size()), threads_, [&](Index task, int) {
             const Run& part = parts[at(task)];
-            float* out = weights + (part.row - run.row) * columns;
-            moments[at(task)] = weigh_part(block, part, out);
+            float* out = weights.row(part.row - run.row);
+            moments[at(task)] = weigh_part(block, part, out, weights.stride);
         });
         return std::accumulate(moments.begin(), moments.end(), 0.0);
     }
 
-    double weigh_part(const QueryBlock& block, const Run& part, float* weights) const {
+    double weigh_part(const QueryBlock& block, const Run& part, float* out, Index stride) const {
         std::vector<const float*> rows;
         for (Index r = part.row; r < y_row_[at(part.last)]; ++r) {
             rows.push_back(dense_y_.values.data() + r * dense_y_.stride);
@@ -170,7 +181,7 @@ private:
         const std::vector<float> grads = grads_in_lanes(block, part);
         const Workspace workspace(kernel_, 1, block.elements, y_.sets.elements, block.dim);
         const DenseSets sets{rows.data(), counts.data(), part.last - part.first};
-        return kernel_.weigh(block, sets, terms_, grads.data(), weights, workspace.scratch());
+        return kernel_.weigh(block, sets, terms_, grads.data(), out, stride, workspace.scratch());
     }
 
     // [set][group][lane], zero in lanes without a query.
@@ -188,31 +199,45 @@ private:
     }
 
     // Both products of one block of weights, each task some rows of one of them.
-    void multiply(const Run& run, Index columns, const float* weights, const Dense& x) const {
-        const Index y_rows = y_row_[at(run.last)] - run.row, stride = dense_y_.stride;
-        const Index x_tasks = ceil_div(columns, rows_of_a_task);
-        const Index tasks = x_tasks + ceil_div(y_rows, rows_of_a_task);
-        const float* y_values = dense_y_.values.data() + run.row * stride;
-        float* y_grads = dense_y_.grads.data() + run.row * stride;
-        parallel_for(tasks, threads_, [&](Index task, int) {
-            if (task < x_tasks) {  // transposed: row = column of the weights
-                rows_of_product(task, columns, weights, 1, columns, y_values, y_rows,
-                                x.grads.data());
+    void multiply(const Run& run, const Weights& weights, const Dense& x) const {
+        const Product to_x{weights.columns, weights.rows, 1, weights.stride,
+                           dense_y_.values.data() + run.row * dense_y_.stride, x.grads.data()};
+        const Product to_y{weights.rows, weights.columns, weights.stride, 1, x.values.data(),
+                           dense_y_.grads.data() + run.row * dense_y_.stride};
+        const Index rows = rows_of_a_task(weights.rows + weights.columns);
+        const Index x_tasks = ceil_div(to_x.rows, rows);
+        parallel_for(x_tasks + ceil_div(to_y.rows, rows), threads_, [&](Index task, int) {
+            if (task < x_tasks) {
+                part_of(to_x, task * rows, rows, weights);
             } else {
-                rows_of_product(task - x_tasks, y_rows, weights, columns, 1, x.values.data(),
-                                columns, y_grads);
+                part_of(to_y, (task - x_tasks) * rows, rows, weights);
             }
         });
     }
 
-    void rows_of_product(Index task, Index rows, const float* weights, Index row_stride, Index step,
-                         const float* values, Index depth, float* grads) const {
-        const Index first = task * rows_of_a_task, stride = dense_y_.stride;
-        const Index count = std::min(rows_of_a_task, rows - first);
-        const float* addresses[rows_of_a_task];
-        for (Index r = 0; r < count; ++r) addresses[r] = weights + (first + r) * row_stride;
-        kernel_.accumulate(addresses, count, step, values, stride, dense_y_.padded / kernel_.width,
-                           depth, grads + first * stride, stride);
+    // Many, so that the other factor is read seldom, but enough tasks for all threads.
+    Index rows_of_a_task(Index rows) const {
+        constexpr Index unit = 24;  // a multiple of every kernel's rows
+        const Index fair = ceil_div(rows, (threads_ == 1 ? 1 : 4 * threads_) * unit) * unit;
+        return std::min<Index>(fair, most_rows_of_a_task);
+    }
+
+    // grads[r] += sum_t weights[r * row_stride + t * step] * values[t]
+    struct Product {
+        Index rows, depth, row_stride, step;
+        const float* values;
+        float* grads;
+    };
+
+    void part_of(const Product& product, Index first, Index rows, const Weights& weights) const {
+        const Index count = std::min(rows, product.rows - first), stride = dense_y_.stride;
+        const float* addresses[most_rows_of_a_task];
+        for (Index r = 0; r < count; ++r) {
+            addresses[r] = weights.values.data() + (first + r) * product.row_stride;
+        }
+        kernel_.accumulate(addresses, count, product.step, product.values, stride,
+                           dense_y_.padded / kernel_.width, product.depth,
+                           product.grads + first * stride, stride);
     }
 
     const Side x_, y_;

@@ -18,7 +18,18 @@ struct Baseline {
         std::memcpy(&x, p, sizeof x);
         return x;
     }
-    static F load(const Half* p) { return F{wide(p[0]), wide(p[1]), wide(p[2]), wide(p[3])}; }
+    // fp16: shift the fields in place and let a multiplication by 2^112 move the exponent, which
+    // serves subnormal numbers too; infinity and NaN get the largest exponent back.
+    static F load(const Half* p) {
+        typedef std::uint16_t Bits __attribute__((vector_size(8)));
+        Bits bits;
+        std::memcpy(&bits, p, sizeof bits);
+        const Mask wide = __builtin_convertvector(bits, Mask);
+        const Mask magnitude = (wide & 0x7fff) << 13;
+        const Mask infinite = (magnitude >= 0x0f800000) & 0x7f800000;
+        const Mask finite = (Mask)((F)magnitude * 0x1p112f);
+        return (F)(finite | infinite | (wide & 0x8000) << 16);
+    }
     template <class T>
     static F load_first(const T* p, int count) {
         T tail[width] = {};
@@ -56,21 +67,6 @@ struct Baseline {
         F total;
         for (int i = 0; i < width; ++i) total[i] = (s[i][0] + s[i][2]) + (s[i][1] + s[i][3]);
         return total;
-    }
-
-private:
-    // fp16 to fp32: shift the fields in place and let a multiplication by 2^112 move the exponent,
-    // which serves subnormal numbers too; infinity and NaN get the largest exponent back.
-    static float wide(Half half) {
-        const std::uint32_t magnitude = (half.bits & 0x7fffu) << 13;
-        float x = as_float(magnitude) * 0x1p112f;
-        if (magnitude >= 0x0f800000u) x = as_float(magnitude | 0x7f800000u);
-        return half.bits & 0x8000u ? -x : x;
-    }
-    static float as_float(std::uint32_t bits) {
-        float x;
-        std::memcpy(&x, &bits, sizeof x);
-        return x;
     }
 };
 

@@ -11,52 +11,52 @@ contiguous or not aligned. What lies past a set's length never matters. The GIL 
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
-Gallery = NDArray[np.float32] | NDArray[np.float16]
-Ids = NDArray[np.int64]
+_Floats = NDArray[np.float32]
+_Gallery = NDArray[np.float32] | NDArray[np.float16]
+_Ids = NDArray[np.int64]
 
 def scores(
-    queries: Floats,
-    gallery: Gallery,
+    queries: _Floats,
+    gallery: _Gallery,
     *,
     alpha: float,
     log_mean: bool = False,
-    query_lengths: Ids | None = None,
-    gallery_lengths: Ids | None = None,
+    query_lengths: _Ids | None = None,
+    gallery_lengths: _Ids | None = None,
     threads: int = 0,
     isa: str = "auto",
-) -> Floats:
+) -> _Floats:
     """Scores (B, N) of queries (B, K, D) float32 with a gallery (N, L, D) float32 or float16."""
 
 def search(
-    queries: Floats,
-    gallery: Gallery,
+    queries: _Floats,
+    gallery: _Gallery,
     topk: int,
     *,
     alpha: float,
     log_mean: bool = False,
-    query_lengths: Ids | None = None,
-    gallery_lengths: Ids | None = None,
+    query_lengths: _Ids | None = None,
+    gallery_lengths: _Ids | None = None,
     threads: int = 0,
     isa: str = "auto",
-) -> tuple[Floats, Ids]:
+) -> tuple[_Floats, _Ids]:
     """The best scores and their positions, both (B, topk), best first, ties by lower position.
 
     Bit for bit the stable full sort of :func:`scores`, without ever storing B x N of them.
     """
 
 def backward(
-    queries: Floats,
-    gallery: Floats,
+    queries: _Floats,
+    gallery: _Floats,
     grad_scores: NDArray[np.float32],
     *,
     alpha: float,
     log_mean: bool = False,
-    query_lengths: Ids | None = None,
-    gallery_lengths: Ids | None = None,
+    query_lengths: _Ids | None = None,
+    gallery_lengths: _Ids | None = None,
     threads: int = 0,
     isa: str = "auto",
-) -> tuple[Floats, Floats, float]:
+) -> tuple[_Floats, _Floats, float]:
     """Gradients (B, K, D), (N, L, D) and for alpha of sum(grad_scores * scores).
 
     Zero in the padding; the same bits for any number of threads.

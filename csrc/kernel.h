@@ -11,7 +11,7 @@ namespace divse {
 
 constexpr int tile_vectors = 32;   // query vectors (or query rows) of one tile of cosines
 constexpr int tile_elements = 48;  // gallery elements (per lane) of one tile of cosines
-constexpr int row_padding = 48;    // entries of a list of elements past its end: 3 registers
+constexpr int row_padding = 16;    // valid entries of a list of elements past its end
 
 // Queries ready for a kernel: at most one tile of rows unless it is a single group (or query).
 //   in lanes   values [panel][d][vector of the panel][lane]: lane = query of the group, vector =
@@ -61,9 +61,11 @@ struct Kernel {
                   const Scratch& scratch);
 
     // Weights [gallery element][query vector][lane] = grad * w_ij (zero in padding) of a block in
-    // lanes; grads [set][group][lane]. Returns sum of grad * (sum_ij w_ij c_ij - SC).
+    // lanes, `stride` floats an element; grads [set][group][lane]. Returns the sum of
+    // grad * (sum_ij w_ij c_ij - SC).
     double (*weigh)(const QueryBlock& block, const DenseSets& gallery, const Terms& terms,
-                    const float* grads, float* weights, const Scratch& scratch);
+                    const float* grads, float* weights, std::int64_t stride,
+                    const Scratch& scratch);
 
     // c[row][0..vectors * width) += sum_t rows[row][t * step] * b[t * b_stride + ...]
     void (*accumulate)(const float* const* rows, std::int64_t count, std::int64_t step,

@@ -82,23 +82,11 @@ private:
                 scratch_.places[count] = (i - j.begin) * row + lane;
             }
         }
-        look_ahead(lanes, count);
+        for (int i = 0; i < row_padding; ++i) scratch_.rows[count + i] = scratch_.rows[0];
         const Rows rows{block_.values, block_.padded_dim, x.begin, x.end - x.begin};
         const Elements elements{scratch_.rows, scratch_.places, count, block_.dim};
         const bool half = gallery_.element == Element::f16;
         (half ? dot_products<V, Half> : dot_products<V, float>)(rows, elements, scratch_.tile);
-    }
-
-    // Goes on with the elements of the sets after these lanes, which are scored next.
-    void look_ahead(const Lanes& lanes, std::int64_t count) const {
-        const std::int64_t end = count + row_padding;
-        for (std::int64_t n = lanes.first + lanes.count; count < end && n < gallery_.count; ++n) {
-            const std::int64_t length = length_of(gallery_, n);
-            for (std::int64_t j = 0; count < end && j < length; ++j) {
-                scratch_.rows[count++] = element_of(gallery_, n, j);
-            }
-        }
-        while (count < end) scratch_.rows[count++] = scratch_.rows[0];
     }
 
     void fold_all(const Lanes& lanes, Range j, Range x, bool shifted) const {

@@ -74,21 +74,20 @@ double weigh_pair(float* tile, const Grid& grid, typename V::F a_lengths, bool r
 
 template <class V>
 double weigh(const QueryBlock& block, const DenseSets& gallery, const Terms& terms,
-             const float* grads, float* weights, const Scratch& scratch) {
-    const std::int64_t k = block.elements, vectors = block.groups * k;
-    const std::int64_t row = vectors * V::width, step = V::panel * V::width;
+             const float* grads, float* weights, std::int64_t stride, const Scratch& scratch) {
+    const std::int64_t k = block.elements, step = V::panel * V::width;
     std::int64_t elements = 0;
     for (std::int64_t n = 0; n < gallery.sets; ++n) elements += gallery.counts[n];
-    gemm<V>(gallery.rows, elements, 1, {block.values, step, step * block.dim}, vectors, block.dim,
-            weights, row, false);
+    gemm<V>(gallery.rows, elements, 1, {block.values, step, step * block.dim}, block.groups * k,
+            block.dim, weights, stride, false);
     const Exp2<V> exp2(terms.scale);
     double total = 0;
-    for (std::int64_t n = 0; n < gallery.sets; weights += gallery.counts[n++] * row) {
+    for (std::int64_t n = 0; n < gallery.sets; weights += gallery.counts[n++] * stride) {
         for (std::int64_t g = 0; g < block.groups; ++g, grads += V::width) {
             const auto lengths = V::load(block.lengths + g * V::width);
             const bool ragged = V::any(V::less(lengths, V::broadcast(static_cast<float>(k))));
             float* tile = weights + g * k * V::width;
-            const Grid grid{tile, V::width, row, 0, 0, k, gallery.counts[n]};
+            const Grid grid{tile, V::width, stride, 0, 0, k, gallery.counts[n]};
             total += weigh_pair<V>(tile, grid, lengths, ragged, terms, grads, scratch.sums, exp2);
         }
     }

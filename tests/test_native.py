@@ -96,6 +96,18 @@ def test_ragged_sets_with_nan_in_the_padding(isa, shape, alpha, dtype, rng):
 
 
 @every_isa
+def test_every_half_is_read_exactly(isa):
+    """A score of one-element sets on the shifted path is their product, without rounding."""
+    halves = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    gallery = halves[np.isfinite(halves)].reshape(-1, 1, 1)
+    for count in (1, 16):
+        scores = divse_native.scores(
+            np.ones((count, 1, 1), np.float32), gallery, alpha=1000.0, isa=isa
+        )
+        assert (scores == gallery[:, 0, 0].astype(np.float32)).all()
+
+
+@every_isa
 def test_largest_sets(isa, rng):
     check_scores(make_sets(rng, 1, 1024, 16), make_sets(rng, 2, 1000, 16), isa, alpha=80.0)
 
