@@ -154,6 +154,10 @@ def test_other_names_of_the_splits(folder):
         ({"image": "images/a.png", "captions": [], "split": "val"}, "line 2: no caption"),
         ({"image": "images/a.png", "captions": [" "], "split": "val"}, "line 2: no caption"),
         ({"image": 7, "captions": ["x"], "split": "val"}, "line 2: 'image' must be the path .* 7"),
+        (
+            {"image": "images/a.png", "captions": '["x', "split": "val"},
+            "line 2: a list .* not JSON",
+        ),
         ({"image": "images/a.png", "captions": [3], "split": "val"}, "line 2: a caption must be"),
         ({"image": "images/a.png", "captions": ["x"], "split": "vall"}, "line 2: split must be"),
         ({"image": "images/a.png", "captions": ["x"]}, "line 2: split must be one of .* None"),

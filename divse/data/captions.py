@@ -168,10 +168,7 @@ def _read(row: Row, columns: dict[str, list[str]], root: Path) -> tuple[str, _En
 def _captions(where: str, cells: Iterable[Any]) -> Iterable[str]:
     """Flatten cells (a caption, a list, or a list written as JSON); blank ones are left out."""
     for cell in cells:
-        value = cell
-        if isinstance(cell, str) and cell.lstrip().startswith('["'):
-            value = json.loads(cell)
-        for caption in value if isinstance(value, list) else [value]:
+        for caption in _listed(where, cell):
             if isinstance(caption, dict):  # sentences of the Karpathy JSON
                 caption = caption.get("raw")
             if caption is not None and not isinstance(caption, str):
@@ -180,6 +177,19 @@ def _captions(where: str, cells: Iterable[Any]) -> Iterable[str]:
                 )
             if caption and caption.strip():
                 yield caption.strip()
+
+
+def _listed(where: str, cell: Any) -> list[Any]:
+    """List what a cell holds; CSV files may write a list of captions as JSON."""
+    if isinstance(cell, list):
+        return cell
+    if not isinstance(cell, str) or not cell.lstrip().startswith('["'):
+        return [cell]
+    try:
+        listed: list[Any] = json.loads(cell)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where}: a list of captions that is not JSON ({error})") from None
+    return listed
 
 
 def _split(where: str, name: str, cells: Sequence[Any]) -> str:
