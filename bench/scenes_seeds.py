@@ -1,12 +1,12 @@
 """Sets against single vectors on scenes: K=4 and K=1 of equal storage, paired over seeds.
 
-    python bench/scenes_seeds.py --out DIR [--seeds 0 1 2] [--epochs N] [--jobs 2] [-- train.py options]
+    python bench/scenes_seeds.py --out DIR [--seeds 0 1 2] [--epochs N] [--jobs 2] [-- OPTIONS]
 
 Each seed trains two models with train.py: "k4", the preset (set prediction, K = 4), and "k1", one
 vector by ordinary attention pooling, four times the dimensions, so the same bytes per item and the
 same data, order and number of steps. Finished runs are kept, interrupted ones continue; every
 finished run is a row of DIR/runs.csv. Prints the differences k4 - k1 with their 95% t-intervals
-over the seeds (paired: both models of a seed share it). Words after -- go to every run.
+over the seeds (paired: both models of a seed share it). OPTIONS go to every run of train.py.
 """
 
 from __future__ import annotations
