@@ -46,6 +46,13 @@ def test_short_names():
     assert (config.train.impl, config.train.epochs) == ("native", 2)
 
 
+def test_options_of_the_data_set_are_merged(tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text("[data.options]\ndetail = 3\npictures = 9\n")
+    config = parsed(f"--config {file} --data.options detail=4")
+    assert config.data.options == {"detail": 4, "pictures": 9}
+
+
 def test_every_setting_is_on_the_command_line():
     known = flags(build_parser())
     for section in SECTIONS:

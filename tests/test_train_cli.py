@@ -18,6 +18,13 @@ from divse.data import DATASETS
 ROOT = Path(__file__).resolve().parent.parent
 
 
+@pytest.fixture(autouse=True)
+def other_tests_choose_their_own_kernels():
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+
+
 def shell(*words):
     return subprocess.run(
         [sys.executable, "train.py", *words],

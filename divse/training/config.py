@@ -108,13 +108,16 @@ class Config(TwoTowerConfig):
                 raise ValueError(unknown("section", section, SECTIONS))
             if not isinstance(settings, Mapping):
                 raise ValueError(f"{section} is a section: write its settings below [{section}]")
-            types = setting_types(section)
+            old, types = getattr(self, section), setting_types(section)
+            new = dict(settings)
             for name, value in settings.items():
                 if name not in types:
                     names = [f"{section}.{known}" for known in types]
                     raise ValueError(unknown("setting", f"{section}.{name}", names))
                 check_type(f"{section}.{name}", value, types[name])
-            sections[section] = replace(getattr(self, section), **settings)
+                if isinstance(value, dict):
+                    new[name] = getattr(old, name) | value
+            sections[section] = replace(old, **new)
         return replace(self, **sections)
 
     def to_dict(self) -> dict[str, dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from datetime import datetime
 from inspect import signature
@@ -33,21 +34,30 @@ def prepare_run(config: Config, resume: bool = False) -> tuple[Path, torch.devic
         write_json(folder / SETTINGS, config.to_dict())
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
+    choose_repeatable_kernels()
     torch.manual_seed(config.train.seed)
     return folder, device
 
 
 def choose_device(name: str) -> torch.device:
-    """Turn a setting into a device; on a GPU, choose kernels that repeat bit for bit."""
+    """Turn a setting into a device, or end the program if it is not there."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(name)
-    if device.type == "cuda":
-        if not torch.cuda.is_available():
-            raise SystemExit(f"train.py: --train.device {name}, but torch finds no CUDA device")
-        torch.backends.cudnn.deterministic = True
-        torch.backends.cudnn.benchmark = False
-    return device
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        sys.exit(f"train.py: --train.device {name} cannot be used: {reason}")
+    return torch.device(name)
+
+
+def choose_repeatable_kernels() -> None:
+    """Take kernels that repeat bit for bit, so that a resumed run equals an uninterrupted one."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # it would also fill new memory with NaN, which costs time and changes nothing here
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.backends.cudnn.benchmark = False
 
 
 def check_impl(config: Config, device: torch.device) -> None:
