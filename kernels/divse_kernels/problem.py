@@ -57,8 +57,11 @@ class Problem:
 
     @property
     def factors(self) -> int:
-        """How many sums may share one logarithm; `SHIFTED` where none may, or alpha is unknown."""
-        if self.alpha is None:
+        """How many sums may share one logarithm; `SHIFTED` where none may, or alpha is unknown.
+
+        Shifted, the score of single elements is their cosine exactly, however small alpha is.
+        """
+        if self.alpha is None or self.row_size == self.column_size == 1:
             return SHIFTED
         return next((count for count, limit in FACTOR_LIMITS if self.alpha <= limit), SHIFTED)
 

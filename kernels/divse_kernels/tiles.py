@@ -51,6 +51,25 @@ def log2(x):
 
 
 @triton.jit
+def exp2_by_polynomial(x):
+    """2 ** x for x > -126 as exact as the special function, 2 ** -22, in ten ordinary instructions.
+
+    Adding 1.5 * 2 ** 23 leaves the nearest integer in the low bits, which go to the exponent; the
+    rest, in [-1/2, 1/2], has a minimax polynomial. Past the range the result is infinite, as ever.
+    """
+    x = tl.minimum(x, 128.0)
+    rounded = x + 12582912.0
+    r = x - (rounded - 12582912.0)
+    p = 0.0013264726 * r + 0.009671513
+    p = p * r + 0.055507336
+    p = p * r + 0.24022242
+    p = p * r + 0.693147
+    p = p * r + 1.0
+    exponent = rounded.to(tl.int32, bitcast=True) << 23
+    return (p.to(tl.int32, bitcast=True) + exponent).to(tl.float32, bitcast=True)
+
+
+@triton.jit
 def reciprocal(x):
     """1 / x in one instruction, for an x that is no denormal; `/` also rescales its operands."""
     if INTERPRET:

@@ -18,8 +18,9 @@ PROCESSORS = {"interpreter": 4, "ampere": 108, "ada": 108, "hopper": 132, "black
 class Tile:
     """A program's work: `block_m` rows x `block_n` columns, `block_d` dimensions at a time.
 
-    `block_o` is the number of dimensions of the gradient that a backward program owns, `repeats`
-    how many groups of 16 rows a warp of the forward kernel holds.
+    `block_o` is the number of dimensions of the gradient that a backward program owns. `repeats` is
+    how many groups of 16 rows a warp of the forward kernel holds; in one of `polynomial` elements
+    it takes exp2 by a polynomial, which relieves the special functions (0: in none).
     """
 
     block_m: int
@@ -28,6 +29,7 @@ class Tile:
     num_warps: int
     num_stages: int
     repeats: int = 1
+    polynomial: int = 4
     block_o: int = 0
 
     @property
@@ -81,17 +83,18 @@ _FORWARD = {
         Tile(128, 32, 128, 4, 4, repeats=2),
         Tile(128, 16, 128, 4, 4, repeats=2),
     ),
+    # A thread holds one row here, so sums over rows are shuffles: issue is the bottleneck.
     "blackwell": (
-        Tile(128, 128, 64, 4, 3),
-        Tile(128, 64, 64, 4, 4),
-        Tile(64, 64, 64, 4, 4),
-        Tile(128, 32, 128, 4, 4),
-        Tile(128, 16, 128, 4, 4),
+        Tile(128, 128, 64, 4, 3, polynomial=0),
+        Tile(128, 64, 64, 4, 4, polynomial=0),
+        Tile(64, 64, 64, 4, 4, polynomial=0),
+        Tile(128, 32, 128, 4, 4, polynomial=0),
+        Tile(128, 16, 128, 4, 4, polynomial=0),
     ),
 }
 _DEMANDING_FORWARD = {
     **_FORWARD,
-    "blackwell": (Tile(128, 128, 64, 8, 3), *_FORWARD["blackwell"][1:]),
+    "blackwell": (Tile(128, 128, 64, 8, 3, polynomial=0), *_FORWARD["blackwell"][1:]),
 }
 # On Blackwell, Triton up to 3.8 keeps the gradient in tensor memory twice: 256 dimensions overflow.
 _BACKWARD = {
@@ -107,7 +110,7 @@ _DEMANDING_BACKWARD = {
     "blackwell": (Tile(128, 32, 64, 8, 3, block_o=128),),
 }
 # float32 is multiplied without tensor cores, which would round it.
-_FLOAT_FORWARD = (Tile(128, 64, 16, 8, 3), Tile(64, 64, 16, 8, 3))
+_FLOAT_FORWARD = (Tile(128, 64, 16, 8, 3, polynomial=0), Tile(64, 64, 16, 8, 3, polynomial=0))
 _FLOAT_BACKWARD = (Tile(32, 32, 16, 8, 2, block_o=128),)
 
 
