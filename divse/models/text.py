@@ -32,7 +32,6 @@ class BiGRU(Encoder):
     def __init__(self, config: TextConfig, vocabulary: int) -> None:
         super().__init__()
         self.words = nn.Embedding(vocabulary, config.word_dim, padding_idx=0)
-        nn.init.uniform_(self.words.weight, -0.1, 0.1)
         self.gru = nn.GRU(config.word_dim, config.hidden, batch_first=True, bidirectional=True)
         self.states = config.inputs == "states"
         self.input_dim = 2 * config.hidden if self.states else config.word_dim
