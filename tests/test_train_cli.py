@@ -104,6 +104,29 @@ def test_the_k1_baseline_of_equal_storage(tmp_path, capsys):
     assert "log_var_texts" not in json.loads((tmp_path / "test.json").read_text())
 
 
+def test_the_captions_preset_on_frozen_encoders(tmp_path, capsys):
+    data = tiny.write_captions(tmp_path / "data")
+    bert = tiny.write_bert(tmp_path / "bert")
+    run = tmp_path / "run"
+    words = (
+        f"--preset captions --data {data} --out {run} --image.name test_resnet --image.size 32 "
+        f"--image.level 1 --text.path {bert} --model.dim 32 --train.batch_size 3 --epochs 2"
+    )
+    train.main(words.split())
+    out = capsys.readouterr().out
+    assert "against the source pairs" in out and "train pictures, mirrored" in out
+    gallery = Gallery.open(run / "gallery")
+    assert str(gallery.columns["path"][0]) == str((data / "3.png").resolve())
+    before = sorted((run / "features").iterdir())
+    encoder = DivSE.from_pretrained(run)
+    sets = encoder.encode_images([data / "3.png"]).values[0]
+    stored = torch.from_numpy(gallery.sets().numpy().values.astype("float32"))[0]
+    torch.testing.assert_close(stored, sets, atol=1e-2, rtol=0)  # features went through float16
+    train.main(["--resume", str(run)])
+    assert "frozen encoder" not in capsys.readouterr().out  # the features are still there
+    assert sorted((run / "features").iterdir()) == before
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

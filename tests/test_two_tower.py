@@ -15,8 +15,6 @@ from divse.models.features import Local
 from divse.models.text import SubwordTokenizer, model_folder
 from divse.training.command_line import parse
 
-CAPTIONS = ["a red circle", "a large blue star on the left", "a ring"]
-
 
 def tiny_config(**changes):
     return parse(tiny.arguments(**changes))[0]
@@ -25,7 +23,7 @@ def tiny_config(**changes):
 def tiny_encoder(**changes):
     torch.manual_seed(0)
     config = tiny_config(**changes)
-    tokenizer = build_tokenizer(config.text, CAPTIONS)
+    tokenizer = build_tokenizer(config.text, tiny.CAPTIONS)
     return DivSE(TwoTower(config, vocabulary_size(tokenizer)).eval(), config, tokenizer)
 
 
@@ -37,29 +35,14 @@ def pictures(count=3, side=16):
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory):
     """A folder with a tiny random transformers encoder and its tokenizer."""
-    from transformers import BertConfig, BertModel, BertTokenizerFast
-
-    folder = tmp_path_factory.mktemp("bert")
-    words = sorted({word for caption in CAPTIONS for word in caption.split()})
-    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *words]))
-    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
-    torch.manual_seed(1)
-    shape = BertConfig(
-        vocab_size=4 + len(words),
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=16,
-    )
-    BertModel(shape).save_pretrained(folder)
-    return folder
+    return tiny.write_bert(tmp_path_factory.mktemp("bert"))
 
 
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("inputs", ["words", "states"])
 def test_sets_are_unit_vectors(head, inputs):
     encoder = tiny_encoder(model__head=head, text__inputs=inputs)
-    images, texts = encoder.encode_images(pictures()), encoder.encode_texts(CAPTIONS)
+    images, texts = encoder.encode_images(pictures()), encoder.encode_texts(tiny.CAPTIONS)
     for sets in (images, texts):
         assert isinstance(sets, EmbeddingSets)
         assert sets.values.shape == (3, 2, 8) and sets.values.dtype == torch.float32
@@ -69,18 +52,18 @@ def test_sets_are_unit_vectors(head, inputs):
 @pytest.mark.parametrize("inputs", ["words", "states"])
 def test_captions_do_not_see_their_padding(inputs):
     encoder = tiny_encoder(text__inputs=inputs)
-    together = encoder.encode_texts(CAPTIONS).values
-    for row, caption in enumerate(CAPTIONS):
+    together = encoder.encode_texts(tiny.CAPTIONS).values
+    for row, caption in enumerate(tiny.CAPTIONS):
         alone = encoder.encode_texts([caption]).values[0]
         torch.testing.assert_close(together[row], alone, atol=1e-6, rtol=1e-5)
 
 
 def test_transformer_does_not_see_its_padding(bert):
     encoder = tiny_encoder(text__encoder="transformer", text__path=bert, text__frozen=True)
-    together = encoder.encode_texts(CAPTIONS).values
-    alone = torch.cat([encoder.encode_texts([caption]).values for caption in CAPTIONS])
+    together = encoder.encode_texts(tiny.CAPTIONS).values
+    alone = torch.cat([encoder.encode_texts([caption]).values for caption in tiny.CAPTIONS])
     torch.testing.assert_close(together, alone, atol=1e-6, rtol=1e-5)
-    tokens, lengths = encoder.tokenizer(CAPTIONS)
+    tokens, lengths = encoder.tokenizer(tiny.CAPTIONS)
     local = encoder.model.text.local(tokens, lengths)
     poisoned = local.values.masked_fill(
         torch.arange(tokens.shape[1])[:, None] >= lengths[:, None, None], math.nan
@@ -97,7 +80,7 @@ def test_model_folder_round_trip(tmp_path):
     assert loaded.fingerprint == encoder.fingerprint
     assert loaded.similarity == encoder.similarity
     for ours, theirs in (
-        (encoder.encode_texts(CAPTIONS), loaded.encode_texts(CAPTIONS)),
+        (encoder.encode_texts(tiny.CAPTIONS), loaded.encode_texts(tiny.CAPTIONS)),
         (encoder.encode_images(pictures()), loaded.encode_images(pictures())),
     ):
         assert torch.equal(ours.values, theirs.values)
@@ -119,7 +102,9 @@ def test_model_folder_with_frozen_encoders_stands_alone(tmp_path, bert):
     assert str(bert) not in (moved / "config.json").read_text()
     loaded = DivSE.from_pretrained(moved)
     assert loaded.fingerprint == encoder.fingerprint
-    assert torch.equal(loaded.encode_texts(CAPTIONS).values, encoder.encode_texts(CAPTIONS).values)
+    assert torch.equal(
+        loaded.encode_texts(tiny.CAPTIONS).values, encoder.encode_texts(tiny.CAPTIONS).values
+    )
     assert torch.equal(
         loaded.encode_images(pictures()).values, encoder.encode_images(pictures()).values
     )
