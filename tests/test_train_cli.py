@@ -134,6 +134,12 @@ def test_the_captions_preset_on_frozen_encoders(tmp_path, capsys):
         (["--data.name", "captions", "--data.path", "p"], "unknown option of data.name pictures"),
         (["--data.path", "nowhere"], "scenes are generated"),
         (["--train.device", "cuda:99"], "cuda"),
+        (["--image.encoder", "timm", "--image.name", "resnet-50"], "did you mean resnet50?"),
+        (
+            ["--image.encoder", "timm", "--image.name", "resnet18", "--image.weights", "w.bin"],
+            "no file at w.bin",
+        ),
+        (["--text.encoder", "transformer", "--text.path", "nowhere"], "no config.json in nowhere"),
         (["--train.impl", "native", "--loss.similarity", "mil"], "no kernel for mil"),
     ],
 )

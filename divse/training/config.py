@@ -139,7 +139,8 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """Say that a name is unknown, with the nearest valid one."""
     known = list(known)
     near = get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+    some = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")
+    hint = f"did you mean {near[0]}?" if near else f"known: {some}"
     return f"unknown {kind} {name}; {hint}"
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import sys
 from datetime import datetime
+from importlib.util import find_spec
 from inspect import signature
 from pathlib import Path
 
 import torch
 
 from divse.data import DATASETS, SPLITS, ImageTextData
+from divse.models.image import weights_file
+from divse.models.text import model_folder
 from divse.models.weights import write_json
 from divse.similarity import explain
 from divse.training.config import Config, unknown
@@ -21,7 +24,11 @@ SETTINGS = "settings.json"
 def prepare_run(config: Config, resume: bool = False) -> tuple[Path, torch.device]:
     """Choose the device, make the run folder with its settings, and seed torch."""
     device = choose_device(config.train.device)
-    check_impl(config, device)
+    try:
+        check_encoders(config)
+        check_impl(config, device)
+    except (ValueError, FileNotFoundError, ImportError) as error:
+        sys.exit(f"train.py: {error}")
     name = f"{config.data.name}-{datetime.now():%Y%m%d-%H%M%S}"
     folder = Path(config.train.out or Path("runs") / name)
     if (folder / SETTINGS).exists() and not resume:
@@ -61,12 +68,25 @@ def choose_repeatable_kernels() -> None:
 
 
 def check_impl(config: Config, device: torch.device) -> None:
-    """End the program with a sentence if the named implementation cannot serve such sets."""
+    """Refuse a named implementation that cannot serve such sets."""
     sets = torch.zeros(1, config.model.k, config.model.dim, device=device)
-    try:
-        explain(sets, sets, config.loss.similarity, impl=config.train.impl)
-    except ValueError as error:
-        sys.exit(f"train.py: --impl {config.train.impl}: {error}")
+    explain(sets, sets, config.loss.similarity, impl=config.train.impl)
+
+
+def check_encoders(config: Config) -> None:
+    """Refuse encoders whose package, name or files are not there."""
+    for package, encoder in (("timm", config.image.encoder), ("transformers", config.text.encoder)):
+        if package.startswith(encoder) and find_spec(package) is None:
+            raise ImportError(f'encoder {encoder} needs {package}: pip install "divse[train]"')
+    if config.image.encoder == "timm":
+        import timm
+
+        if not timm.is_model(config.image.name):
+            raise ValueError(unknown("image.name", config.image.name, timm.list_models()))
+    if config.image.weights:
+        weights_file(config.image.weights)
+    if config.text.encoder == "transformer":
+        model_folder(config.text.path)
 
 
 def load_splits(config: Config) -> dict[str, ImageTextData]:
