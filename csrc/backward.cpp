@@ -7,8 +7,10 @@
 // Every element of a result is summed by one thread in one order: no atomics, and the same bits
 // for any number of threads. Of all pairs of elements only one block is ever stored.
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <numeric>
+#include <utility>
 #include <vector>
 
 #include "parallel.h"
@@ -71,7 +73,7 @@ struct Run {
 
 // One side of the problem and where its gradient goes, (count, elements, dim).
 struct Side {
-    const Sets& sets;
+    Sets sets;
     float* grad;
 };
 
@@ -80,7 +82,7 @@ public:
     Backward(Side x, Side y, const GradScores& grad_scores, const Similarity& similarity,
              const Kernel& kernel, int threads)
         : x_(x), y_(y), grad_scores_(grad_scores), kernel_(kernel), threads_(threads),
-          terms_(terms_of(similarity, std::max(x.sets.elements, y.sets.elements))),
+          terms_(terms_of({similarity.alpha, true}, std::max(x.sets.elements, y.sets.elements))),
           dense_y_(number_y_rows(), y.sets.dim, kernel.width) {
         for (Index n = 0; n < y.sets.count; ++n) {
             for (Index j = 0; j < length_at(y.sets, n); ++j) {
@@ -89,7 +91,7 @@ public:
         }
     }
 
-    // Returns sum of grad * (sum_ij w_ij c_ij - SC).
+    // Returns sum of grad * (sum_ij w_ij c_ij - SC with log_mean).
     double run() {
         const Index groups = std::max<Index>(1, block_columns / (x_.sets.elements * kernel_.width));
         const Index queries = groups * kernel_.width;
@@ -249,9 +251,25 @@ private:
     Dense dense_y_;
 };
 
-// Lanes per set that hold none.
-double waste(Index count, int width) {
+// Lanes for each set.
+double lanes_a_set(Index count, int width) {
     return double(ceil_div(count, width) * width) / double(count);
+}
+
+// sum of grad * (ln K + ln L) / (2 alpha): what log_mean takes off the scores.
+double sizes_moment(const Sets& queries, const Sets& gallery, double alpha,
+                    const GradScores& grads) {
+    std::vector<double> logs;
+    for (Index n = 0; n < gallery.count; ++n) logs.push_back(std::log(length_at(gallery, n)));
+    double moment = 0;
+    for (Index q = 0; q < queries.count; ++q) {
+        const double log_k = std::log(length_at(queries, q));
+        for (Index n = 0; n < gallery.count; ++n) {
+            const float grad = grads.values[q * grads.query_stride + n * grads.gallery_stride];
+            moment += grad * (log_k + logs[static_cast<std::size_t>(n)]);
+        }
+    }
+    return moment / (2 * alpha);
 }
 
 }  // namespace
@@ -269,12 +287,16 @@ double backward(const Sets& queries, const Sets& gallery, Similarity similarity,
                         double(gallery.count * gallery.elements) * double(queries.dim);
     Side x{queries, grad_queries}, y{gallery, grad_gallery};
     GradScores grads = grad_scores;
-    const bool swapped = waste(gallery.count, kernel.width) < waste(queries.count, kernel.width);
-    if (swapped) grads = {grads.values, grads.gallery_stride, grads.query_stride};
-    return Backward(swapped ? y : x, swapped ? x : y, grads, similarity, kernel,
-                    worthwhile_threads(thread_count(threads), work))
-               .run() /
-           similarity.alpha;
+    if (lanes_a_set(gallery.count, kernel.width) < lanes_a_set(queries.count, kernel.width)) {
+        std::swap(grads.query_stride, grads.gallery_stride);
+        x = {gallery, grad_gallery}, y = {queries, grad_queries};
+    }
+    threads = worthwhile_threads(thread_count(threads), work);
+    double moment = Backward(x, y, grads, similarity, kernel, threads).run();
+    if (!similarity.log_mean) {
+        moment -= sizes_moment(queries, gallery, similarity.alpha, grad_scores);
+    }
+    return moment / similarity.alpha;
 }
 
 }  // namespace divse

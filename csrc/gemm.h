@@ -12,7 +12,8 @@ struct Panels {
     std::int64_t step_stride, panel_stride;
 };
 
-// 96 steps of a panel are 24 KiB with AVX-512: they stay in L1 while the rows pass.
+// 96 steps of a panel are 24 KiB with AVX-512: they stay in L1 while the rows pass. Sums of blocks
+// are added, so an error grows with the depth of a block and the number of blocks, not with D.
 constexpr std::int64_t depth_block = 96;
 
 template <class V, int Rows, int Vectors>
@@ -26,9 +27,7 @@ void micro_tile(const float* const* rows, std::int64_t start, std::int64_t step,
     for (int r = 0; r < Rows; ++r) {
         a[r] = rows[r] + start * step;
 #pragma GCC unroll 4
-        for (int v = 0; v < Vectors; ++v) {
-            sums[r][v] = accumulate ? V::load(c + r * c_stride + v * V::width) : V::zero();
-        }
+        for (int v = 0; v < Vectors; ++v) sums[r][v] = V::zero();
     }
     for (std::int64_t t = 0; t < depth; ++t, b += b_stride) {
         F lanes[Vectors];
@@ -44,7 +43,10 @@ void micro_tile(const float* const* rows, std::int64_t start, std::int64_t step,
 #pragma GCC unroll 8
     for (int r = 0; r < Rows; ++r) {
 #pragma GCC unroll 4
-        for (int v = 0; v < Vectors; ++v) V::store(c + r * c_stride + v * V::width, sums[r][v]);
+        for (int v = 0; v < Vectors; ++v) {
+            float* out = c + r * c_stride + v * V::width;
+            V::store(out, accumulate ? V::add(V::load(out), sums[r][v]) : sums[r][v]);
+        }
     }
 }
 

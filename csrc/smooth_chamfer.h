@@ -6,7 +6,7 @@
 //     SC = 1/(2 alpha K) sum_i log r_i + 1/(2 alpha L) sum_j log s_j
 //     log_mean:  SC - (ln K + ln L) / (2 alpha)
 //     dSC/dc_ij    = E_ij (1/(2 K r_i) + 1/(2 L s_j)) = w_ij,   which sum to 1
-//     dSC/dalpha   = (sum_ij w_ij c_ij - SC) / alpha            (with or without log_mean)
+//     dSC/dalpha   = (sum_ij w_ij c_ij - SC) / alpha      (with or without log_mean)
 //     dSC/dq_i     = sum_j w_ij g_j,   dSC/dg_j = sum_i w_ij q_i
 //
 // Range. Exponentials are taken unshifted (one per pair of elements) when 1 <= alpha <= 80 and

@@ -26,6 +26,7 @@ typename V::F to_weights(float* tile, const Grid& grid, const Sums& sums, typena
     F moment = V::zero();
     for (std::int64_t b = 0; b < grid.b_count; ++b) {
         const F column = V::load(sums.b + b * V::width);
+        F part = V::zero();  // short sums lose fewer digits
         for (std::int64_t a = 0; a < grid.a_count; ++a) {
             float* at = tile + a * grid.a_stride + b * grid.b_stride;
             const F c = V::load(at), row = V::load(sums.a + a * V::width);
@@ -37,9 +38,10 @@ typename V::F to_weights(float* tile, const Grid& grid, const Sums& sums, typena
                 w = V::mul(exp2(c), V::add(row, column));
             }
             w = V::select(present<V>(a, a_lengths), w, V::zero());
-            moment = V::fma(w, c, moment);
+            part = V::fma(w, c, part);
             V::store(at, V::mul(w, grad));
         }
+        moment = V::add(moment, part);
     }
     return moment;
 }
