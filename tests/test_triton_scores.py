@@ -169,5 +169,13 @@ def test_alpha_out_of_range_is_refused():
         kernels.smooth_chamfer(unit(1, 4, 32), unit(1, 4, 32), torch.ones(2))
 
 
+def test_lengths_must_belong_to_the_sets():
+    queries, gallery = unit(2, 4, 32), unit(3, 4, 32)
+    with pytest.raises(ValueError, match="query_lengths must be"):
+        kernels.smooth_chamfer(queries, gallery, query_lengths=torch.ones(3, dtype=torch.int64))
+    with pytest.raises(TypeError, match="gallery_lengths must be integers"):
+        kernels.smooth_chamfer(queries, gallery, gallery_lengths=torch.ones(3, device=DEVICE))
+
+
 def test_what_can_be_served_is_not_refused():
     assert kernels.supports(unit(2, 4, 32), unit(3, 5, 32)) is None

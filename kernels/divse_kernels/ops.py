@@ -143,6 +143,18 @@ def _backward(ctx: Any, grad_scores: Tensor) -> tuple[Tensor | None, ...]:
 _scores.register_autograd(_backward, setup_context=_setup_context)
 
 
+def _check_lengths(name: str, sets: Tensor, lengths: Tensor | None) -> None:
+    if lengths is None:
+        return
+    if lengths.shape != sets.shape[:1] or lengths.device != sets.device:
+        raise ValueError(
+            f"{name} must be {tuple(sets.shape[:1])} on {sets.device}, "
+            f"got {tuple(lengths.shape)} on {lengths.device}"
+        )
+    if lengths.is_floating_point() or lengths.dtype == torch.bool:
+        raise TypeError(f"{name} must be integers, got {lengths.dtype}")
+
+
 def smooth_chamfer(
     queries: Tensor,
     gallery: Tensor,
@@ -171,6 +183,8 @@ def smooth_chamfer(
     """
     if not torch.compiler.is_compiling() and (reason := supports(queries, gallery)):
         raise ValueError(reason)
+    _check_lengths("query_lengths", queries, query_lengths)
+    _check_lengths("gallery_lengths", gallery, gallery_lengths)
     if isinstance(alpha, Tensor):
         if alpha.numel() != 1:
             raise ValueError(f"alpha must be one number, got a tensor of {tuple(alpha.shape)}")

@@ -251,14 +251,16 @@ def gradient(
     final = splits == 1 and not INTERPRETED  # the interpreter truncates instead of rounding
     parts = values.new_empty(splits, *values.shape, dtype=values.dtype if final else torch.float32)
     moments = values.new_empty(splits, grid[0] if with_moment else 0, dtype=torch.float32)
-    scaled = values.dtype == torch.float16
+    scale = None
+    if values.dtype == torch.float16:
+        scale = torch.linalg.vector_norm(grad_scores, torch.inf).clamp_min(1e-30)
     launches["smooth_chamfer_backward"] += 1
     with on_device(values.device):
         smooth_chamfer_backward[(*grid, splits)](
             values,
             columns.values,
             grad_scores,
-            grad_scores.abs().amax().clamp_min(1e-30) if scaled else None,
+            scale,
             parts,
             moments if with_moment else None,
             rows.lengths,
@@ -271,7 +273,7 @@ def gradient(
             *rows.strides,
             *columns.strides,
             *grad_scores.stride(),
-            **constants(task, tile, scaled, with_moment),
+            **constants(task, tile, scale is not None, with_moment),
             **tile.options,
         )
     grad = parts[0] if splits == 1 else parts.sum(0)

@@ -100,7 +100,7 @@ def sum_logs(
 ):
     """Sums of log2(row sums) and of log2(column sums) over sets: two `[M_SETS, N_SETS]`.
 
-    FACTORS sums share a logarithm, which is why alpha bounds FACTORS (tuning.FACTOR_LIMITS).
+    FACTORS sums share a logarithm, which is why alpha bounds FACTORS (problem.FACTOR_LIMITS).
     """
     row_sums = tl.sum(by_column_set(e, L2), axis=1)
     column_sums = sum_row_sets(by_row_set(e, OUTER, PAIR, LANE))

@@ -53,12 +53,14 @@ class Tile:
         return {"OUTER": k2 // (pair * lane), "PAIR": pair, "LANE": lane}
 
 
-def _interpreted(block: int) -> Tile:
+def _interpreted(block_m: int, block_n: int) -> Tile:
     """The interpreter's time is its number of operations, whatever their size."""
-    return Tile(block, block, 64, num_warps=2, num_stages=1, repeats=2, block_o=64)
+    return Tile(block_m, block_n, 128, num_warps=2, num_stages=1, repeats=2, block_o=128)
 
 
-_INTERPRETER = (_interpreted(256), _interpreted(128), _interpreted(64))
+_INTERPRETER = tuple(
+    _interpreted(*block) for block in ((256, 256), (128, 128), (256, 32), (256, 16), (64, 64))
+)
 # From large to small. The narrow tiles are for few queries: the gallery is then read once, from
 # memory, and the pipeline is deep to keep many loads in flight.
 _FORWARD = {
