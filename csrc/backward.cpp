@@ -8,11 +8,11 @@
 // for any number of threads. Of all pairs of elements only one block is ever stored.
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <numeric>
 #include <utility>
 #include <vector>
 
+#include "dense.h"
 #include "parallel.h"
 #include "smooth_chamfer.h"
 #include "workspace.h"
@@ -25,46 +25,6 @@ using Index = std::int64_t;
 
 constexpr Index block_columns = 1024;  // x elements, lanes included, of a block of weights
 constexpr Index block_rows = 1024;     // y elements of it; one set and one group at the least
-// Floats between rows beyond their end: without them columns a power of two apart would fall into
-// the same few sets of the cache.
-constexpr Index apart = 16;
-constexpr Index most_rows_of_a_task = 192;
-
-Index ceil_div(Index a, Index b) { return (a + b - 1) / b; }
-
-const float* row_of(const Sets& sets, Index n, Index k) {
-    return static_cast<const float*>(sets.values) + n * sets.set_stride + k * sets.element_stride;
-}
-
-// Dense rows, zero padded to the width: the elements and their gradients.
-struct Dense {
-    Index dim, padded, stride;
-    Floats values, grads;
-
-    Dense(Index rows, Index d, Index width)
-        : dim(d), padded(ceil_div(d, width) * width), stride(padded + apart), values(rows * stride),
-          grads(rows * stride) {
-        const auto bytes = static_cast<std::size_t>(rows * stride) * sizeof(float);
-        std::memset(values.data(), 0, bytes);
-        std::memset(grads.data(), 0, bytes);
-    }
-
-    void put(Index row, const float* element) {
-        std::copy_n(element, dim, values.data() + row * stride);
-    }
-    void take(Index row, float* out) const {
-        std::copy_n(grads.data() + row * stride, dim, out);
-    }
-};
-
-// A block of weights; one x element a column.
-struct Weights {
-    Index rows, columns, stride;
-    Floats values;
-
-    Weights(Index r, Index c) : rows(r), columns(c), stride(c + apart), values(rows * stride) {}
-    float* row(Index r) const { return values.data() + r * stride; }
-};
 
 // A run of whole y sets.
 struct Run {
@@ -86,7 +46,7 @@ public:
           dense_y_(number_y_rows(), y.sets.dim, kernel.width) {
         for (Index n = 0; n < y.sets.count; ++n) {
             for (Index j = 0; j < length_at(y.sets, n); ++j) {
-                dense_y_.put(y_row_[at(n)] + j, row_of(y.sets, n, j));
+                dense_y_.put(y_row_[at(n)] + j, element_at(y.sets, n, j));
             }
         }
     }
@@ -101,7 +61,8 @@ public:
         }
         for (Index n = 0; n < y_.sets.count; ++n) {
             for (Index j = 0; j < length_at(y_.sets, n); ++j) {
-                dense_y_.take(y_row_[at(n)] + j, y_.grad + (n * y_.sets.elements + j) * y_.sets.dim);
+                float* out = y_.grad + (n * y_.sets.elements + j) * y_.sets.dim;
+                dense_y_.take_grad(y_row_[at(n)] + j, out);
             }
         }
         return moment;
@@ -144,19 +105,19 @@ private:
         Dense dense_x(columns, x_.sets.dim, kernel_.width);
         for (Index q = 0; q < count; ++q) {
             for (Index k = 0; k < length_at(x_.sets, first + q); ++k) {
-                dense_x.put(column(q, k), row_of(x_.sets, first + q, k));
+                dense_x.put(column(q, k), element_at(x_.sets, first + q, k));
             }
         }
         double moment = 0;
         for (const Run& run : runs(0, y_.sets.count, block_rows)) {
             const Weights weights(y_row_[at(run.last)] - run.row, columns);
             moment += weigh(packed.block(), run, weights);
-            multiply(run, weights, dense_x);
+            multiply(weights, dense_x, dense_y_, run.row, kernel_, threads_);
         }
         for (Index q = 0; q < count; ++q) {
             for (Index k = 0; k < x_.sets.elements; ++k) {
                 float* out = x_.grad + ((first + q) * x_.sets.elements + k) * x_.sets.dim;
-                dense_x.take(column(q, k), out);
+                dense_x.take_grad(column(q, k), out);
             }
         }
         return moment;
@@ -165,7 +126,7 @@ private:
     double weigh(const QueryBlock& block, const Run& run, const Weights& weights) const {
         const std::vector<Run> parts = runs(run.first, run.last, tile_elements);
         std::vector<double> moments(parts.size());
-        parallel_for(static_cast<Index>(parts.size()), threads_, [&](Index task, int) {
+        parallel_for(static_cast<Index>(parts.size()), threads_, [&](Index task) {
             const Run& part = parts[at(task)];
             float* out = weights.row(part.row - run.row);
             moments[at(task)] = weigh_part(block, part, out, weights.stride);
@@ -200,48 +161,6 @@ private:
         return grads;
     }
 
-    // Both products of one block of weights, each task some rows of one of them.
-    void multiply(const Run& run, const Weights& weights, const Dense& x) const {
-        const Product to_x{weights.columns, weights.rows, 1, weights.stride,
-                           dense_y_.values.data() + run.row * dense_y_.stride, x.grads.data()};
-        const Product to_y{weights.rows, weights.columns, weights.stride, 1, x.values.data(),
-                           dense_y_.grads.data() + run.row * dense_y_.stride};
-        const Index rows = rows_of_a_task(weights.rows + weights.columns);
-        const Index x_tasks = ceil_div(to_x.rows, rows);
-        parallel_for(x_tasks + ceil_div(to_y.rows, rows), threads_, [&](Index task, int) {
-            if (task < x_tasks) {
-                part_of(to_x, task * rows, rows, weights);
-            } else {
-                part_of(to_y, (task - x_tasks) * rows, rows, weights);
-            }
-        });
-    }
-
-    // Many, so that the other factor is read seldom, but enough tasks for all threads.
-    Index rows_of_a_task(Index rows) const {
-        constexpr Index unit = 24;  // a multiple of every kernel's rows
-        const Index fair = ceil_div(rows, (threads_ == 1 ? 1 : 4 * threads_) * unit) * unit;
-        return std::min<Index>(fair, most_rows_of_a_task);
-    }
-
-    // grads[r] += sum_t weights[r * row_stride + t * step] * values[t]
-    struct Product {
-        Index rows, depth, row_stride, step;
-        const float* values;
-        float* grads;
-    };
-
-    void part_of(const Product& product, Index first, Index rows, const Weights& weights) const {
-        const Index count = std::min(rows, product.rows - first), stride = dense_y_.stride;
-        const float* addresses[most_rows_of_a_task];
-        for (Index r = 0; r < count; ++r) {
-            addresses[r] = weights.values.data() + (first + r) * product.row_stride;
-        }
-        kernel_.accumulate(addresses, count, product.step, product.values, stride,
-                           dense_y_.padded / kernel_.width, product.depth,
-                           product.grads + first * stride, stride);
-    }
-
     const Side x_, y_;
     const GradScores grad_scores_;  // query_stride moves along x
     const Kernel& kernel_;
@@ -251,9 +170,9 @@ private:
     Dense dense_y_;
 };
 
-// Lanes for each set.
-double lanes_a_set(Index count, int width) {
-    return double(ceil_div(count, width) * width) / double(count);
+// Lanes for each set: 1 if no lane stays empty.
+double lanes_a_set(Index count, Index width) {
+    return double((count + width - 1) / width * width) / double(count);
 }
 
 // sum of grad * (ln K + ln L) / (2 alpha): what log_mean takes off the scores.
@@ -277,21 +196,17 @@ double sizes_moment(const Sets& queries, const Sets& gallery, double alpha,
 double backward(const Sets& queries, const Sets& gallery, Similarity similarity,
                 const Kernel& kernel, int threads, const GradScores& grad_scores,
                 float* grad_queries, float* grad_gallery) {
-    const auto clear = [](const Sets& sets, float* grad) {
-        std::fill_n(grad, sets.count * sets.elements * sets.dim, 0.0f);
-    };
-    clear(queries, grad_queries);
-    clear(gallery, grad_gallery);
-    if (queries.count == 0 || gallery.count == 0) return 0;
-    const double work = 3.0 * double(queries.count * queries.elements) *
-                        double(gallery.count * gallery.elements) * double(queries.dim);
     Side x{queries, grad_queries}, y{gallery, grad_gallery};
+    for (const Side& side : {x, y}) {
+        std::fill_n(side.grad, side.sets.count * side.sets.elements * side.sets.dim, 0.0f);
+    }
+    if (queries.count == 0 || gallery.count == 0) return 0;
     GradScores grads = grad_scores;
     if (lanes_a_set(gallery.count, kernel.width) < lanes_a_set(queries.count, kernel.width)) {
         std::swap(grads.query_stride, grads.gallery_stride);
         x = {gallery, grad_gallery}, y = {queries, grad_queries};
     }
-    threads = worthwhile_threads(thread_count(threads), work);
+    threads = worthwhile_threads(thread_count(threads), 3 * multiply_adds(queries, gallery));
     double moment = Backward(x, y, grads, similarity, kernel, threads).run();
     if (!similarity.log_mean) {
         moment -= sizes_moment(queries, gallery, similarity.alpha, grad_scores);

@@ -35,11 +35,6 @@ std::vector<Span> query_spans(const Sets& queries, const Kernel& kernel) {
     return spans;
 }
 
-double multiply_adds(const Sets& queries, const Sets& gallery) {
-    return double(queries.count) * double(queries.elements) * double(gallery.count) *
-           double(gallery.elements) * double(queries.dim);
-}
-
 // One call. Its tasks are query spans x ranges of the gallery.
 class Work {
 public:
@@ -61,7 +56,7 @@ public:
     template <class Visit>
     void run(const Visit& visit) const {
         const auto tasks = static_cast<std::int64_t>(spans.size()) * ranges;
-        parallel_for(tasks, threads_, [&](std::int64_t task, int) {
+        parallel_for(tasks, threads_, [&](std::int64_t task) {
             const std::int64_t index = task / ranges, range = task % ranges;
             const Span& span = spans[static_cast<std::size_t>(index)];
             const PackedQueries packed(queries_, span.first, span.count, span.in_lanes, kernel_);

@@ -26,13 +26,13 @@ int worthwhile_threads(int threads, double multiply_adds) {
 }
 
 void parallel_for(std::int64_t tasks, int threads,
-                  const std::function<void(std::int64_t, int)>& body) {
+                  const std::function<void(std::int64_t)>& body) {
     std::atomic<std::int64_t> next{0};
     std::exception_ptr failure;
     std::mutex failing;
-    const auto work = [&](int worker) {
+    const auto work = [&] {
         try {
-            for (std::int64_t task; (task = next.fetch_add(1)) < tasks;) body(task, worker);
+            for (std::int64_t task; (task = next.fetch_add(1)) < tasks;) body(task);
         } catch (...) {
             next = tasks;
             const std::lock_guard<std::mutex> lock(failing);
@@ -43,11 +43,11 @@ void parallel_for(std::int64_t tasks, int threads,
     std::vector<std::thread> started;
     try {
         started.reserve(std::max(helpers, 0));
-        for (int i = 0; i < helpers; ++i) started.emplace_back(work, i + 1);
+        for (int i = 0; i < helpers; ++i) started.emplace_back(work);
     } catch (...) {
         // No more threads to be had: those that run, and this one, do all the work.
     }
-    work(0);
+    work();
     for (std::thread& thread : started) thread.join();
     if (failure) std::rethrow_exception(failure);
 }

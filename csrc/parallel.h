@@ -13,9 +13,9 @@ int thread_count(int requested);
 // At most `threads`, and no more than the work (in multiply-adds) is worth.
 int worthwhile_threads(int threads, double multiply_adds);
 
-// body(task, worker) for every task in 0..tasks; tasks are handed out in order. An exception of a
+// body(task) for every task in 0..tasks; tasks are handed out in order. An exception of a
 // body is thrown again here.
 void parallel_for(std::int64_t tasks, int threads,
-                  const std::function<void(std::int64_t task, int worker)>& body);
+                  const std::function<void(std::int64_t task)>& body);
 
 }  // namespace divse

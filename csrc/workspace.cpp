@@ -15,10 +15,6 @@ std::int64_t round_up(std::int64_t value, std::int64_t multiple) {
     return (value + multiple - 1) / multiple * multiple;
 }
 
-const float* element_at(const Sets& sets, std::int64_t n, std::int64_t k) {
-    return static_cast<const float*>(sets.values) + n * sets.set_stride + k * sets.element_stride;
-}
-
 // Floats of a block: lanes pad the last panel; rows pad D, and three rows that dot_rows may read.
 std::int64_t packed_size(const QueryBlock& block, const Kernel& kernel) {
     if (!block.in_lanes) return (block.count * block.elements + 3) * block.padded_dim;
@@ -43,6 +39,15 @@ void Floats::Free::operator()(float* memory) const { ::operator delete(memory, a
 
 std::int64_t length_at(const Sets& sets, std::int64_t n) {
     return sets.lengths ? sets.lengths[n] : sets.elements;
+}
+
+const float* element_at(const Sets& sets, std::int64_t n, std::int64_t k) {
+    return static_cast<const float*>(sets.values) + n * sets.set_stride + k * sets.element_stride;
+}
+
+double multiply_adds(const Sets& queries, const Sets& gallery) {
+    return double(queries.count) * double(queries.elements) * double(gallery.count) *
+           double(gallery.elements) * double(queries.dim);
 }
 
 Terms terms_of(const Similarity& similarity, std::int64_t largest_set) {

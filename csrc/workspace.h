@@ -23,6 +23,8 @@ private:
 };
 
 std::int64_t length_at(const Sets& sets, std::int64_t n);
+const float* element_at(const Sets& sets, std::int64_t n, std::int64_t k);  // of f32 sets
+double multiply_adds(const Sets& queries, const Sets& gallery);              // of all cosines
 Terms terms_of(const Similarity& similarity, std::int64_t largest_set);
 
 // Queries `first`.. in the layout of QueryBlock.
