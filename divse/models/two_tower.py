@@ -42,8 +42,9 @@ class Tower(nn.Module):
         groups = encoder.pooled_groups
         self.standardize = Standardize(groups) if source.center else None
         self.project = nn.Linear(sum(groups), config.dim)
-        nn.init.orthogonal_(self.project.weight)  # keeps the geometry of a pretrained feature
-        nn.init.zeros_(self.project.bias)
+        if sum(groups) <= config.dim:  # then it can keep the geometry of a pretrained feature
+            nn.init.orthogonal_(self.project.weight)
+            nn.init.zeros_(self.project.bias)
         self.dropout = nn.Dropout(source.global_dropout)
         self.norm = nn.LayerNorm(config.dim)
         self.positions = config.positions == "sine"
