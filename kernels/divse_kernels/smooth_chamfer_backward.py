@@ -22,6 +22,7 @@ from divse_kernels.problem import SHIFTED, Problem, padded
 from divse_kernels.tiles import (
     LOG2_E,
     MASKED,
+    bound,
     by_column_set,
     by_row_set,
     cosine_tile,
@@ -151,8 +152,9 @@ def smooth_chamfer_backward(
 
     grad = tl.zeros((BLOCK_M, BLOCK_O), tl.float32)
     moment = tl.zeros((BLOCK_M,), tl.float32)
-    last = tl.minimum((split + 1) * SPLIT_TILES * N_SETS, COLUMN_SETS)
-    for first in range(split * SPLIT_TILES * N_SETS, last, N_SETS):
+    start = split * SPLIT_TILES * N_SETS
+    end = tl.minimum(start + SPLIT_TILES * N_SETS, COLUMN_SETS)
+    for first in range(bound(start), bound(end), N_SETS):
         column_set = tl.minimum(first + n % N_SETS, COLUMN_SETS - 1)
         column_element = n // N_SETS
         column_length = set_lengths(column_lengths_ptr, column_set, L, COLUMN_RAGGED)

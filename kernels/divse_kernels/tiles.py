@@ -40,6 +40,15 @@ INTERPRET = tl.constexpr(isinstance(multiply, InterpretedFunction))
 
 
 @triton.jit
+def bound(x):
+    """A bound for `range`: Triton 3.6, interpreted, cannot convert its scalars with NumPy 2.4."""
+    if INTERPRET:
+        return x.handle.data.item()
+    else:
+        return x
+
+
+@triton.jit
 def log2(x):
     """Logarithm in one instruction; `tl.log2` is a polynomial of some twenty."""
     if INTERPRET:
@@ -149,7 +158,7 @@ def cosine_tile(
     row_ptrs = row_ptr + row_offsets[:, None] + dims[None, :]
     column_ptrs = column_ptr + column_offsets[:, None] + dims[None, :]
     cosines = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    for start in range(0, D, BLOCK_D):
+    for start in range(0, bound(D), BLOCK_D):
         if EVEN_D:
             rows = tl.load(row_ptrs)
             columns = tl.load(column_ptrs)
