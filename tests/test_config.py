@@ -41,7 +41,8 @@ def test_json_files_and_whole_numbers_for_floats(tmp_path):
 
 
 def test_short_names():
-    config = parsed("--preset captions --data D --out O --seed 5 --impl native --epochs 2")
+    line = "--data D --out O --seed 5 --impl native --epochs 2"
+    config = parsed(f"--data.name captions {line}")
     assert (config.data.path, config.train.out, config.train.seed) == ("D", "O", 5)
     assert (config.train.impl, config.train.epochs) == ("native", 2)
 
@@ -128,7 +129,9 @@ def test_refusals_of_files(capsys, tmp_path, content, expected):
         "--text.path somewhere",
         "--text.frozen true",
         "--data.word_drop 0.2 --text.encoder transformer --text.path p",
-        "--image.encoder timm --image.name n --image.frozen true --data.augment crop",
+        "--image.encoder timm --image.name n --image.weights w --image.frozen true "
+        "--data.augment crop",
+        "--image.encoder timm --image.name n --image.frozen true",
         "--image.level 2",
         "--image.encoder timm --image.name n --image.pool mean detail",
         "--text.center true",
@@ -147,8 +150,19 @@ def test_presets_are_valid_and_shipped():
     assert {"scenes", "captions"} <= set(presets())
     for name in presets():
         values = read_preset(name)
-        data = values["data"] | ({"path": "P"} if values["data"]["name"] == "captions" else {})
-        check(Config.of(values, {"data": data}))
+        brought = {"data": {"path": "P"}, "image": {"weights": "W"}}  # by the user
+        check(Config.of(values, brought if name == "captions" else {}))
+
+
+def test_weights_are_found_beside_the_data(tmp_path, capsys):
+    line = f"--preset captions --data {tmp_path / 'mine'}"
+    assert "--image.weights FILE" in refused(capsys, *line.split())
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "weights").mkdir()
+    file = tmp_path / "weights" / "tf_efficientnet_lite0.safetensors"
+    file.touch()
+    assert parsed(line).image.weights == str(file)
+    assert parsed(f"{line} --image.weights other").image.weights == "other"
 
 
 def test_ranges_name_real_settings():

@@ -108,9 +108,11 @@ def test_the_captions_preset_on_frozen_encoders(tmp_path, capsys):
     data = tiny.write_captions(tmp_path / "data")
     bert = tiny.write_bert(tmp_path / "bert")
     run = tmp_path / "run"
+    weights = tiny.frozen_image(tmp_path)["image__weights"]
     words = (
         f"--preset captions --data {data} --out {run} --image.name test_resnet --image.size 32 "
-        f"--image.level 1 --text.path {bert} --model.dim 32 --train.batch_size 3 --epochs 2"
+        f"--image.level 1 --image.weights {weights} --text.path {bert} --model.dim 32 "
+        "--train.batch_size 3 --epochs 2"
     )
     train.main(words.split())
     out = capsys.readouterr().out

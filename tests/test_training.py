@@ -69,13 +69,6 @@ def killed_after(steps, trainer):
         trainer.fit()
 
 
-FROZEN = {
-    "image__encoder": "timm",
-    "image__name": "test_resnet",
-    "image__frozen": True,
-    "image__size": 32,
-    "train__epochs": 1,
-}
 EXTRAS = {"data__word_drop": 0.2, "data__augment": ["shift"], "optim__ema": 0.9}
 
 
@@ -300,7 +293,8 @@ def test_feature_store(tmp_path):
 
 
 def test_frozen_encoders_run_once(tmp_path, monkeypatch):
-    run = trainer(tmp_path, **FROZEN)
+    settings = tiny.frozen_image(tmp_path)
+    run = trainer(tmp_path, **settings, train__epochs=1)
     grids, _ = run.train.encode(run.model)
     data = run.train.data
     direct = [run.model.images(torch.from_numpy(small(data.image(i)))[None]) for i in range(3)]
@@ -308,7 +302,7 @@ def test_frozen_encoders_run_once(tmp_path, monkeypatch):
         grids.values[:3], torch.cat([d.sets for d in direct]), atol=5e-3, rtol=0
     )
     monkeypatch.setattr(type(run.model.image.encoder), "local", None)  # must not be called again
-    trainer(tmp_path, **FROZEN).fit()
+    trainer(tmp_path, **settings, train__epochs=1).fit()
 
 
 def small(picture):
@@ -318,7 +312,8 @@ def small(picture):
 
 
 def test_mirrored_features_of_frozen_encoders(tmp_path):
-    run = trainer(tmp_path, **FROZEN, data__augment=["flip"])
+    settings = tiny.frozen_image(tmp_path)
+    run = trainer(tmp_path, **settings, train__epochs=1, data__augment=["flip"])
     assert len(run.train.image_stores) == 2 and len(run.val.image_stores) == 1
     plain, mirrored = (s.take(np.arange(3), run.device).values for s in run.train.image_stores)
     assert not torch.equal(plain, mirrored)
@@ -329,7 +324,8 @@ def test_mirrored_features_of_frozen_encoders(tmp_path):
 
 
 def test_statistics_of_frozen_features(tmp_path):
-    settings = FROZEN | {
+    settings = tiny.frozen_image(tmp_path) | {
+        "train__epochs": 1,
         "image__center": True,
         "image__level": 2,
         "image__pool": ["mean", "max", "detail"],

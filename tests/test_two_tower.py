@@ -13,6 +13,7 @@ from divse.models import HEADS, TwoTower
 from divse.models.config import TextConfig, TwoTowerConfig
 from divse.models.features import Local
 from divse.models.text import SubwordTokenizer, model_folder
+from divse.models.weights import read_tensors
 from divse.training.command_line import parse
 
 
@@ -92,10 +93,7 @@ def test_model_folder_with_frozen_encoders_stands_alone(tmp_path, bert):
         text__encoder="transformer",
         text__path=bert,
         text__frozen=True,
-        image__encoder="timm",
-        image__name="test_resnet",
-        image__frozen=True,
-        image__size=32,
+        **tiny.frozen_image(tmp_path),
     )
     encoder.save_pretrained(tmp_path / "model")
     moved = (tmp_path / "model").rename(tmp_path / "moved")
@@ -118,15 +116,12 @@ def test_fingerprint_follows_the_weights():
     assert encoder.fingerprint != before
 
 
-def test_frozen_encoders_stay_frozen(bert):
+def test_frozen_encoders_stay_frozen(bert, tmp_path):
     model = tiny_encoder(
         text__encoder="transformer",
         text__path=bert,
         text__frozen=True,
-        image__encoder="timm",
-        image__name="test_resnet",
-        image__frozen=True,
-        image__size=32,
+        **tiny.frozen_image(tmp_path),
     ).model.train()
     for tower in (model.image, model.text):
         backbone = tower.encoder.backbone
@@ -138,18 +133,12 @@ def test_frozen_encoders_stay_frozen(bert):
 
 
 def test_timm_weights_come_from_a_file(tmp_path):
-    import timm
-    from safetensors.torch import save_file
-
-    torch.manual_seed(3)
-    weights = timm.create_model("test_resnet").state_dict()
-    save_file(weights, tmp_path / "w.safetensors")
-    settings = {"image__encoder": "timm", "image__name": "test_resnet", "image__size": 32}
-    model = tiny_encoder(**settings, image__weights=tmp_path / "w.safetensors").model
-    ours = model.image.encoder.backbone.network.state_dict()
+    settings = tiny.frozen_image(tmp_path)
+    ours = tiny_encoder(**settings).model.image.encoder.backbone.network.state_dict()
+    weights, _ = read_tensors(settings["image__weights"])
     assert all(torch.equal(ours[name], weights[name]) for name in ours)
     with pytest.raises(FileNotFoundError, match="no file at"):
-        tiny_encoder(**settings, image__weights="missing")
+        tiny_encoder(**settings | {"image__weights": "missing"})
 
 
 def test_vit_tokens_become_a_grid():

@@ -58,6 +58,23 @@ def write_bert(folder: Path) -> Path:
     return folder
 
 
+def frozen_image(folder: Path) -> dict[str, object]:
+    """Write weights of a tiny timm model, and return the settings that freeze it."""
+    import timm
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(2)
+    save_file(timm.create_model("test_resnet").state_dict(), folder / "weights.safetensors")
+    return {
+        "image__encoder": "timm",
+        "image__name": "test_resnet",
+        "image__weights": folder / "weights.safetensors",
+        "image__frozen": True,
+        "image__size": 32,
+    }
+
+
 def write_captions(folder: Path, pictures: int = 12) -> Path:
     """Write a folder of pictures with captions.jsonl, as anybody would bring it."""
     folder.mkdir(parents=True, exist_ok=True)

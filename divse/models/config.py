@@ -22,7 +22,11 @@ class ImageConfig:
     size: int = setting(64, "pictures are resized to size x size pixels")
     width: int = setting(64, "cnn: channels of the grid")
     name: str = setting("", "timm: model name, e.g. tf_efficientnet_lite0")
-    weights: str = setting("", "timm: local weights file (empty: random initialisation)")
+    weights: str = setting(
+        "",
+        "timm: local weights file (empty: random; if frozen, looked for in folders called "
+        "weights in and beside the data)",
+    )
     level: int = setting(-1, "timm: an earlier feature map, joined to the grid cell by cell")
     pool: list[str] = setting(
         ["mean"],

@@ -38,6 +38,11 @@ IMPOSSIBLE: list[Rule] = [
         "image.encoder cnn starts from random weights: frozen, it would never learn",
     ),
     (
+        lambda c: c.image.encoder == "timm" and c.image.frozen and not c.image.weights,
+        "a frozen image encoder needs trained weights: --image.weights FILE, or NAME.safetensors "
+        "in a folder called weights, in or beside --data",
+    ),
+    (
         lambda c: c.text.encoder == "transformer" and not c.text.path,
         "text.encoder transformer needs a local model: --text.path FOLDER or package:NAME",
     ),

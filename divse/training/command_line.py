@@ -13,6 +13,7 @@ from divse.training.check import TABLES, check
 from divse.training.config import (
     SECTIONS,
     Config,
+    find_weights,
     presets,
     read_file,
     read_preset,
@@ -66,7 +67,7 @@ def collect(options: argparse.Namespace, given: dict[str, Any]) -> Config:
         sources.append(read_preset(options.preset))
     if options.config:
         sources.append(read_file(options.config))
-    return Config.of(*sources, command_line)
+    return find_weights(Config.of(*sources, command_line))
 
 
 def build_parser() -> argparse.ArgumentParser:

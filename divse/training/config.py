@@ -167,6 +167,18 @@ def read_file(path: str | Path) -> dict[str, Any]:
     return loaded
 
 
+def find_weights(config: Config) -> Config:
+    """Fill in weights of a frozen image encoder that lie in or beside the data, if not given."""
+    if not config.image.frozen or config.image.weights or not config.data.path:
+        return config
+    data = Path(config.data.path)
+    for folder in (data / "weights", data.parent / "weights"):
+        file = folder / f"{config.image.name}.safetensors"
+        if file.is_file():
+            return replace(config, image=replace(config.image, weights=str(file)))
+    return config
+
+
 def presets() -> dict[str, Path]:
     """Map the names of the presets to their files."""
     return {path.stem: path for path in sorted(PRESETS.glob("*.toml"))}
