@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from divse import SIMILARITIES
 from divse.models import SetOutput
 from divse.training.config import LossConfig
 from divse.training.losses import LOSSES, diversity, info_nce, mmd, set_loss, triplet
@@ -98,7 +99,7 @@ def test_diversity_of_equal_spread_and_single_slots():
     assert diversity(torch.ones(2, 1, 8)).item() == 0
 
 
-@pytest.mark.parametrize("similarity", ["chamfer", "mil", "maxsim", "smooth_chamfer"])
+@pytest.mark.parametrize("similarity", SIMILARITIES)
 def test_every_similarity_trains(similarity):
     images, texts = golden_outputs()
     config = LossConfig(similarity=similarity)
