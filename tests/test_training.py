@@ -23,7 +23,7 @@ from divse.training.log import Log
 from divse.training.loop import Trainer
 from divse.training.losses import similarity_options
 from divse.training.optim import Average, build_optimizer, schedule
-from divse.training.run import load_splits
+from divse.training.run import choose_repeatable_kernels, load_splits
 from divse.training.split import Split, drop_words
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,7 +38,7 @@ def trainer(folder, **changes):
     torch.manual_seed(config.train.seed)
     data = load_splits(config)
     tokenizer = build_tokenizer(config.text, data["train"].captions)
-    model = TwoTower(config, vocabulary_size(tokenizer))
+    model = TwoTower(config, vocabulary_size(tokenizer)).to(config.train.device)
     encoder = DivSE(model, config, tokenizer, similarity_options(config.loss))
     train, val = (
         Split.prepare(data[name], tokenizer, model, config, folder / "features")
@@ -83,6 +83,20 @@ def test_resume_repeats_bit_for_bit(tmp_path, every):
         killed_after(steps, trainer(folder, **settings))
         trainer(folder, **settings).fit()
         assert digest(folder) == expected, f"killed in step {steps}"
+
+
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("default")  # torch names operations that may not repeat; see if so
+def test_resume_repeats_bit_for_bit_on_a_gpu(tmp_path):
+    choose_repeatable_kernels()
+    settings = EXTRAS | {"train__epochs": 2, "train__device": "cuda", "model__dim": 32}
+    try:
+        trainer(tmp_path / "whole", **settings).fit()
+        killed_after(5, trainer(tmp_path / "killed", **settings))
+        trainer(tmp_path / "killed", **settings).fit()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert digest(tmp_path / "killed") == digest(tmp_path / "whole")
 
 
 def test_resume_after_sigkill(tmp_path):
