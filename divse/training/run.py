@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from importlib.util import find_spec
 from inspect import signature
@@ -92,15 +93,22 @@ def check_encoders(config: Config) -> None:
 def load_splits(config: Config) -> dict[str, ImageTextData]:
     """Load train, val and test; end the program with a sentence if the data is not there."""
     load, options = DATASETS[config.data.name], config.data.options
-    known = [p for p in signature(load).parameters.values() if p.kind == p.KEYWORD_ONLY]
-    open_ended = any(p.kind == p.VAR_KEYWORD for p in signature(load).parameters.values())
     try:
-        for name in options:
-            if not open_ended and name not in [p.name for p in known]:
-                raise ValueError(unknown("option of data.name", name, [p.name for p in known]))
+        check_options(load, options)
         return {split: load(split, path=config.data.path or None, **options) for split in SPLITS}
     except (ValueError, FileNotFoundError) as error:
         sys.exit(f"train.py: {error}")
+
+
+def check_options(load: Callable[..., ImageTextData], options: Iterable[str]) -> None:
+    """Refuse options that a data set does not have, unless it checks them itself."""
+    parameters = signature(load).parameters.values()
+    if any(p.kind == p.VAR_KEYWORD for p in parameters):
+        return
+    known = [p.name for p in parameters if p.kind == p.KEYWORD_ONLY]
+    for name in options:
+        if name not in known:
+            raise ValueError(unknown("option of data.name", name, known))
 
 
 def cache_folder(config: Config, folder: Path) -> Path:
