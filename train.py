@@ -5,6 +5,7 @@ python train.py --preset captions --data FOLDER --image.weights FILE
 python train.py --resume runs/scenes-20250101-120000
 """
 
+import sys
 from collections.abc import Sequence
 
 from divse import DivSE, Gallery, calls, explain
@@ -62,4 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("\ntrain.py: stopped; --resume RUN continues from the last checkpoint")

@@ -124,6 +124,8 @@ class DivSE:
             wrong = next((text for text in some if not isinstance(text, str)), None)
             if wrong is not None:
                 raise TypeError(f"texts: got a {type(wrong).__name__} among them, expected str")
+            if not all(text.strip() for text in some):
+                raise ValueError("texts: got an empty one, expected words")
             tokens, lengths = self.tokenizer(some)
             return self.model.texts(tokens.to(self.device), lengths.to(self.device))
 

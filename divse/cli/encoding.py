@@ -33,6 +33,11 @@ def model_for(gallery: Gallery, folder: Path | None) -> DivSE:
         if "path" not in recorded:
             raise ValueError(f"{gallery.path} records no model: name one with --model")
         folder = Path(recorded["path"])
+        if not folder.is_dir():
+            raise FileNotFoundError(
+                f"{gallery.path} was built with the model {folder}, which is not there any more: "
+                "name its new place with --model"
+            )
     model = load_model(folder)
     expected = recorded.get("fingerprint")
     if expected is not None and model.fingerprint != expected:

@@ -59,6 +59,7 @@ def answer_queries(asked: QueryRequest, stream: TextIO) -> None:
 
 def _answers(gallery: Gallery, asked: QueryRequest) -> Iterator[Answer]:
     source, names = _open_queries(gallery, asked)
+    topk = min(asked.topk, len(gallery))  # a short gallery gives what it has
     bars = SearchBars()
     searcher = Searcher(gallery, progress=bars)
     scoring = _scoring(gallery, asked)
@@ -66,7 +67,7 @@ def _answers(gallery: Gallery, asked: QueryRequest) -> Iterator[Answer]:
         asked.plan, asked.depth, similarity=scoring.similarity, impl=scoring.impl
     )
     for block in _batches(source):
-        found = searcher.search_positions(block, asked.topk, asked.plan, asked.depth, scoring)
+        found = searcher.search_positions(block, topk, asked.plan, asked.depth, scoring)
         bars.close()
         for scores, positions in zip(*found, strict=True):
             rows = gallery.take_rows(np.asarray(positions))

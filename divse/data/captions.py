@@ -79,7 +79,10 @@ def load(
     if not chosen:
         sizes = Counter(entry.split for entry in entries.values())
         has = ", ".join(f"{name}: {count}" for name, count in sizes.items()) or "no rows"
-        raise ValueError(f"{table} has no pictures in split {split!r} (it has {has})")
+        raise ValueError(
+            f"{table} has no pictures in split {split!r} (it has {has}): add rows, or a column "
+            "split that says train, val or test"
+        )
     _check_pictures(table, list(chosen.values()))
     return _data(table.stem, split, chosen)
 

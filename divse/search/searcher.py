@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -83,12 +84,12 @@ class Searcher:
 
     def __init__(
         self,
-        gallery: Gallery,
+        gallery: Gallery | str | Path,
         *,
         device: str | torch.device | None = None,
         progress: Progress | None = None,
     ) -> None:
-        self.gallery = gallery
+        self.gallery = gallery if isinstance(gallery, Gallery) else Gallery.open(gallery)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._progress = progress
         self._prefilter: Prefilter | None = None
@@ -229,7 +230,9 @@ class Searcher:
         if isinstance(topk, bool) or not isinstance(topk, int | np.integer):
             raise TypeError(f"topk: got {type(topk).__name__}, expected an int")
         if not 1 <= topk <= len(self.gallery):
-            raise ValueError(f"topk: got {topk}, expected 1 to {len(self.gallery)}, the gallery")
+            raise ValueError(
+                f"topk: got {topk}, expected 1 to {len(self.gallery)}, the gallery's size"
+            )
         if depth is not None and depth < 1:
             raise ValueError(f"depth: got {depth}, expected at least 1")
 

@@ -46,6 +46,7 @@ def read_sets(sets: Array | EmbeddingSets, lengths: Array | None, name: str) -> 
     values = as_tensor(sets, name=name)
     sizes = None
     if lengths is not None:
+        lengths = np.asarray(lengths) if isinstance(lengths, list | tuple) else lengths
         sizes = as_tensor(lengths, name=f"{name} lengths").to(values.device)
     check_sets(values, sizes, name)
     return Sets(values, None if sizes is None else sizes.to(torch.int64))

@@ -96,7 +96,7 @@ def load_splits(config: Config) -> dict[str, ImageTextData]:
     try:
         check_options(load, options)
         return {split: load(split, path=config.data.path or None, **options) for split in SPLITS}
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, TypeError, FileNotFoundError) as error:
         sys.exit(f"train.py: {error}")
 
 
