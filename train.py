@@ -45,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     images, texts = test.encode(best.model)
     figures = evaluate(images, texts, test.data, config)
     write_json(folder / "test.json", figures)
-    served = explain(images, texts, config.loss.similarity, impl=config.train.impl)
+    some = images[:1].torch(device), texts[:1].torch(device)
+    served = explain(*some, config.loss.similarity, impl=config.train.impl)
     print(f"\n{table(figures, test.data)}\n")
     print(f"scores computed by {served}; calls: {dict(calls)}")
 

@@ -156,7 +156,8 @@ class EmbeddingSets:
     def __getitem__(self, rows: Any) -> EmbeddingSets:
         """Return the sets at ``rows`` (a slice, an int or an index array), still as sets."""
         if isinstance(rows, int | np.integer):
-            rows = slice(int(rows), int(rows) + 1 or None)
+            row = range(len(self))[int(rows)]  # IndexError past the end, so iteration ends
+            rows = slice(row, row + 1)
         lengths = None if self.lengths is None else self.lengths[rows]
         return EmbeddingSets(self.values[rows], lengths)
 

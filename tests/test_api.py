@@ -84,6 +84,27 @@ def test_ordered_topk_orders_negative_zero_and_ties():
     assert best.tolist() == [[2.0, 2.0, 0.0, 0.0, -1.0, -1.0, -torch.inf]]
 
 
+@pytest.mark.parametrize("impl", ["native", "reference"])
+def test_a_set_that_is_not_a_number_is_never_best(impl):
+    q, g = sets(1), sets(5, seed=1)
+    g[3, 0] = np.nan
+    assert divse.search(q, g, 5, impl=impl).ids[0, -1] == 3
+
+
+def test_pairs_are_scored_in_float32_under_autocast():
+    a, b = torch.from_numpy(sets(3)), torch.from_numpy(sets(3, seed=1))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(divse.score_pairs(a, b), divse.score_pairs(a.clone(), b))
+        assert divse.score_pairs(a, b).dtype == torch.float32
+
+
+def test_second_gradients_through_the_native_kernel_are_refused():
+    q = torch.from_numpy(sets(2)).requires_grad_()
+    scores = divse.score(q, torch.from_numpy(sets(3, seed=1)), impl="native")
+    with pytest.raises(RuntimeError, match="no second gradients"):
+        torch.autograd.grad(scores.sum(), q, create_graph=True)
+
+
 def test_hardest_negatives(monkeypatch):
     monkeypatch.setattr(api, "_BLOCK_ELEMENTS", 64)
     q, g = sets(4), sets(12, seed=1)
@@ -155,6 +176,7 @@ def test_half_precision_and_mixed_inputs():
         ({"alpha": 1001}, ValueError, r"\(0, 1000\]"),
         ({"alpha": "16"}, TypeError, "alpha: got str"),
         ({"alpha": torch.ones(2)}, ValueError, "one number"),
+        ({"alpha": torch.tensor(-5.0)}, ValueError, "alpha: got -5.0"),
         ({"similarity": "cosine"}, ValueError, "expected one of smooth_chamfer"),
         ({"similarity": "mil", "scale": 2.0}, TypeError, "mil takes no parameters"),
         ({"similarity": "mil", "log_mean": True}, ValueError, "log_mean"),

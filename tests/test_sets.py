@@ -60,6 +60,13 @@ def test_indexing_and_cat():
         divse.EmbeddingSets.cat([])
 
 
+def test_sets_are_iterable_and_indices_past_the_end_are_refused():
+    sets = divse.EmbeddingSets.of(np.ones((3, 2, 4), np.float32))
+    assert [len(one) for one in sets] == [1, 1, 1]
+    with pytest.raises(IndexError):
+        sets[3]
+
+
 def test_read_only_memory_maps_are_viewed_without_a_copy(tmp_path):
     np.save(tmp_path / "x.npy", np.arange(24, dtype=np.float32).reshape(2, 3, 4))
     mapped = np.load(tmp_path / "x.npy", mmap_mode="r")

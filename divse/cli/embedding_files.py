@@ -192,11 +192,18 @@ def _parquet_blocks(path: Path, name: str) -> Iterator[EmbeddingSets]:
         nested = _is_list(batch.type.value_type)
         vectors = batch.flatten() if nested else batch
         flat = vectors.flatten()
-        if not len(vectors) or len(flat) % len(vectors):
+        if not len(vectors) or len(np.unique(_list_sizes(vectors))) > 1:
             raise ValueError(f"{path}: vectors of column {name!r} differ in their dimensions")
         elements = flat.to_numpy(zero_copy_only=False).astype(np.float32)
         block = _padded(elements.reshape(len(vectors), -1), lengths)
         yield block if ragged else EmbeddingSets(block.values)
+
+
+def _list_sizes(lists: Any) -> Any:
+    """How long each list is; a missing one counts as empty."""
+    import pyarrow.compute as pc
+
+    return pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
 
 
 def _batches(path: Path, name: str) -> Iterator[Any]:

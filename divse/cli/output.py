@@ -17,10 +17,15 @@ def answer(
 ) -> Answer:
     """Return one query's answer, as it is printed in JSON."""
     hits = [
-        {"rank": rank, "id": row.pop("id"), "score": round(score, 6), **row}
+        {"rank": rank, "id": row.pop("id"), "score": round(score, 6), **_columns(row)}
         for rank, (score, row) in enumerate(zip(scores, rows, strict=True), 1)
     ]
     return {"query": query, "plan": plan, "certified": certified, "hits": hits}
+
+
+def _columns(row: Answer) -> Answer:
+    """Name a user's column "score" or "rank" otherwise: it must not hide the result's own."""
+    return {f"column {name}" if name in ("rank", "score") else name: row[name] for name in row}
 
 
 def print_json(found: Answer, stream: TextIO) -> None:

@@ -113,14 +113,14 @@ def _gathered(
     flat = found.reshape(-1)
     chosen = Sets(g.values[flat], None if g.lengths is None else g.lengths[flat])
     sets = _wide(chosen.clean()).view(*found.shape, *g.values.shape[1:])
-    cosines = torch.einsum("bkd,bmld->bmkl", _wide(q.clean()).to(sets.dtype), sets)
     rows, columns = q.mask, chosen.mask
-    result = similarity.reduce(
-        cosines,
-        None if rows is None else rows[:, None, :],
-        None if columns is None else columns.view(*found.shape, -1),
-        **given,
-    )
+    with torch.autocast(sets.device.type, enabled=False):
+        result = similarity.reduce(
+            torch.einsum("bkd,bmld->bmkl", _wide(q.clean()).to(sets.dtype), sets),
+            None if rows is None else rows[:, None, :],
+            None if columns is None else columns.view(*found.shape, -1),
+            **given,
+        )
     return result.masked_fill(candidates < 0, -torch.inf)
 
 

@@ -90,6 +90,8 @@ def check_alpha(alpha: float | Tensor) -> float | Tensor:
     if isinstance(alpha, Tensor):
         if alpha.numel() != 1 or not alpha.is_floating_point():
             raise ValueError(f"alpha: got a tensor {tuple(alpha.shape)}, expected one number")
+        if alpha.device.type == "cpu":  # on a GPU the look would wait for all work before it
+            check_alpha(float(alpha.detach()))
         return alpha.reshape(())
     if isinstance(alpha, bool) or not isinstance(alpha, int | float | np.number):
         raise TypeError(f"alpha: got {type(alpha).__name__}, expected a number or a tensor")

@@ -72,6 +72,10 @@ class _SmoothChamfer(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
         import divse_native
 
+        if torch.is_grad_enabled():  # create_graph=True
+            raise RuntimeError(
+                "the C++ kernels have no second gradients: call score(..., impl='reference')"
+            )
         queries, gallery = ctx.saved_tensors
         grad_queries, grad_gallery, grad_alpha = divse_native.backward(
             _host(queries, False),

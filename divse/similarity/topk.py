@@ -21,8 +21,9 @@ def ordered_topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Return the k best of the last axis of fp32 or fp64 ``scores``, ties by position.
 
     For fp32 the order is that of one integer: the score's bits, made monotone, above the reversed
-    position. torch.topk alone may return equal scores in any order.
+    position. torch.topk alone may return equal scores in any order. Not a number counts as worst.
     """
+    scores = torch.where(scores.isnan(), -torch.inf, scores)
     if scores.dtype != torch.float32:
         best, ids = torch.sort(scores, dim=-1, descending=True, stable=True)
         return best[..., :k], ids[..., :k]
