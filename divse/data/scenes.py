@@ -8,8 +8,9 @@ several. That is the many-to-many ambiguity of real captions, except that here t
 
 The default `detail` = 5 facts a caption, measured on the 500 test pictures: a caption fits 5
 pictures in the median (quarters at 2 and 11, 11 in 100 fit one alone) and a picture 40 of the 2500
-captions. One fact less (median 15) and a mined "hardest negative" is mostly a picture that fits;
-one more (median 2, and 30 in 100 unique) and the ambiguity is gone.
+captions. Among the other pictures of a batch of 50, at least one fits for 39 in 100 captions: that
+many "hardest negatives" can be false. With one fact less it is 66 in 100 (median 15 pictures); with
+one more 18 in 100 (median 2), and 30 in 100 captions fit a single picture.
 
 The same options give the same bytes everywhere: whole-number arithmetic and raw PCG64 streams.
 """
