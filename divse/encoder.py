@@ -50,6 +50,7 @@ class DivSE:
     ) -> None:
         self.model, self.config, self.tokenizer = model, config, tokenizer
         self.similarity = dict(similarity or {})
+        self._backbones_in: Path | None = None  # the folder that holds this model's frozen weights
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str | torch.device = "cpu") -> DivSE:
@@ -66,7 +67,7 @@ class DivSE:
         return cls(model.to(device), config, tokenizer, content["similarity"])
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write a model folder; frozen weights that lie there already are not written again."""
+        """Write a model folder; frozen weights are written the first time only."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         config = self.config
@@ -80,9 +81,12 @@ class DivSE:
         config = replace(config, image=replace(config.image, weights=""))
         content = {name: asdict(getattr(config, name)) for name in ("image", "text", "model")}
         write_json(folder / CONFIG, {"format": FORMAT, **content, "similarity": self.similarity})
-        frozen = self.model.frozen_state()
-        if frozen and not (folder / BACKBONES).exists():
-            write_tensors(folder / BACKBONES, frozen)
+        frozen, path = self.model.frozen_state(), folder / BACKBONES
+        if not frozen:
+            path.unlink(missing_ok=True)  # of another model that was saved here before
+        elif self._backbones_in != folder:
+            write_tensors(path, frozen)
+            self._backbones_in = folder
         write_tensors(folder / WEIGHTS, self.model.trained_state())
 
     @property

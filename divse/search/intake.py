@@ -10,8 +10,8 @@ import torch
 from divse.sets import Array, EmbeddingSets
 
 BLOCK_BYTES = 1 << 25  # 32 MiB of fp32 at a time: what writing a gallery holds in memory
-# Vectors this near to unit length (rounding of fp16 is 5e-4) are kept bit for bit.
-UNIT_TOLERANCE = 1e-3
+# Vectors this near to unit length, by the rounding of their type, are kept bit for bit.
+UNIT_TOLERANCE = {"float16": 1e-3, "float32": 1e-5, "float64": 1e-5}
 
 SetsSource = EmbeddingSets | Array | Iterable[EmbeddingSets | Array]
 
@@ -59,7 +59,7 @@ def unit_block(block: EmbeddingSets, first_row: int) -> tuple[np.ndarray, np.nda
             f"row {first_row + row}: element {element} is {what}; every element of a gallery needs "
             "a direction: leave the row out, or its element by a shorter length"
         )
-    off = real & (np.abs(norms - 1) > UNIT_TOLERANCE)
+    off = real & (np.abs(norms - 1) > UNIT_TOLERANCE[np.asarray(block.values).dtype.name])
     if off.any():
         values = values.copy()
         values[off] = values[off] / norms[off][:, None]

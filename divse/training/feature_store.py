@@ -8,6 +8,7 @@ encoder's weights and of what it reads, so a store of other weights or data is n
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,12 @@ def image_features(
     """Open or compute the grids of all pictures of a split (`batches` with pixels)."""
     folder.mkdir(parents=True, exist_ok=True)
     data, device = batches.data, next(tower.parameters()).device
-    key = fingerprint(backbone(tower), f"{batches.size} {mirrored}", *data.image_ids)
+    first = next(batches.in_order()).pixels
+    assert first is not None
+    shape = tower.local(first[:1].to(device)).values.shape[1:]  # tells which maps are taken
+    pixels = zlib.crc32(first.numpy().tobytes())  # tells data of other contents, same names
+    settings = f"{batches.size} {mirrored} {tuple(shape)} {pixels}"
+    key = fingerprint(backbone(tower), settings, *data.image_ids)
     path = folder / f"{data.split}-images-{key}.npy"
     if path.exists():
         return FeatureStore.open(path)
@@ -105,10 +111,7 @@ def image_features(
             pixels = batch.pixels.flip(3) if mirrored else batch.pixels
             yield packed(tower.local(pixels.to(device)))
 
-    first = next(batches.in_order()).pixels
-    assert first is not None
-    count = tower.local(first[:1].to(device)).values.shape[1]
-    return write_store(path, np.full(len(data), count), grids())
+    return write_store(path, np.full(len(data), shape[0]), grids())
 
 
 @torch.no_grad()
