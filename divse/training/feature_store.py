@@ -95,9 +95,9 @@ def image_features(
     data, device = batches.data, next(tower.parameters()).device
     first = next(batches.in_order()).pixels
     assert first is not None
-    shape = tower.local(first[:1].to(device)).values.shape[1:]  # tells which maps are taken
+    channels = tower.encoder.input_dim  # tells which maps are taken
     pixels = zlib.crc32(first.numpy().tobytes())  # tells data of other contents, same names
-    settings = f"{batches.size} {mirrored} {tuple(shape)} {pixels}"
+    settings = f"{batches.size} {mirrored} {channels} {pixels}"
     key = fingerprint(backbone(tower), settings, *data.image_ids)
     path = folder / f"{data.split}-images-{key}.npy"
     if path.exists():
@@ -111,7 +111,8 @@ def image_features(
             pixels = batch.pixels.flip(3) if mirrored else batch.pixels
             yield packed(tower.local(pixels.to(device)))
 
-    return write_store(path, np.full(len(data), shape[0]), grids())
+    count = tower.local(first[:1].to(device)).values.shape[1]
+    return write_store(path, np.full(len(data), count), grids())
 
 
 @torch.no_grad()
