@@ -284,6 +284,16 @@ def test_errors_are_one_line_and_end_with_1(files, run, monkeypatch, arguments, 
     assert not (files / "new").exists()
 
 
+def test_topk_beyond_the_gallery_gives_all_of_it(files, run, monkeypatch):
+    monkeypatch.chdir(files)
+    arguments = ["--embeddings", "queries.npy", "--topk", "31", "--format", "json"]
+    code, out, _ = run("query", "g", *arguments)
+    assert code == 0
+    assert [len(json.loads(line)["hits"]) for line in out.splitlines()] == [30] * len(
+        np.load("queries.npy")
+    )
+
+
 def test_traceback_on_request(tmp_path):
     with pytest.raises(FileNotFoundError):
         main(["--traceback", "info", str(tmp_path / "nowhere")])
