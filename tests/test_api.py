@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import divse
-from divse.similarity import api, topk
+from divse.similarity import blocked, topk
 
 
 def sets(n, k=4, d=32, seed=0, dtype=np.float32):
@@ -48,7 +48,7 @@ def test_candidates_in_blocks_are_the_same(monkeypatch):
     q, g = sets(9), sets(20, seed=1)
     candidates = np.random.default_rng(0).integers(-1, 20, (9, 5))
     whole = divse.score_candidates(q, g, candidates)
-    monkeypatch.setattr(api, "_BLOCK_ELEMENTS", 1)
+    monkeypatch.setattr(blocked, "_BLOCK_ELEMENTS", 1)
     np.testing.assert_array_equal(divse.score_candidates(q, g, candidates), whole)
     assert divse.score_candidates(q[:0], g, candidates[:0]).shape == (0, 5)
 
@@ -56,7 +56,7 @@ def test_candidates_in_blocks_are_the_same(monkeypatch):
 @pytest.mark.parametrize("impl", ["reference", "auto"])
 @pytest.mark.parametrize("block", [1, 1 << 24])
 def test_search_is_a_full_stable_sort(impl, block, monkeypatch):
-    monkeypatch.setattr(api, "_BLOCK_ELEMENTS", block)
+    monkeypatch.setattr(blocked, "_BLOCK_ELEMENTS", block)
     q, g = sets(6), sets(40, seed=1)
     g[20:30] = g[3]  # eleven equal sets: ties go by position
     scores = divse.score(q, g, impl=impl)
@@ -105,8 +105,32 @@ def test_second_gradients_through_the_native_kernel_are_refused():
         torch.autograd.grad(scores.sum(), q, create_graph=True)
 
 
+@pytest.mark.parametrize("impl", ["reference", "native"])
+def test_excluded_sets_are_never_found(impl):
+    q, g = sets(2), sets(19, seed=1)
+    out = np.random.default_rng(0).random(19) < 0.6
+    scores = np.where(out, -np.inf, divse.score(q, g, impl="reference"))
+    found = divse.search(q, g, 19, excluded=out, impl=impl)
+    kept = int((~out).sum())
+    expected = np.argsort(-scores, 1, kind="stable")
+    np.testing.assert_array_equal(found.ids[:, :kept], expected[:, :kept])
+    assert (found.ids[:, kept:] == -1).all() and np.isneginf(found.scores[:, kept:]).all()
+    with pytest.raises(ValueError, match="expected bool"):
+        divse.search(q, g, 3, excluded=out[:4])
+
+
+def test_several_hardest_negatives():
+    q, g = sets(4), sets(6, seed=1)
+    groups = np.array([0, 1, 2, 3]), np.array([0, 0, 0, 0, 0, 1])
+    scores = divse.score(q, g)
+    scores[groups[0][:, None] == groups[1][None]] = -np.inf
+    expected = np.argsort(-scores, 1, kind="stable")[:, :3]
+    expected[0, 1:] = -1
+    np.testing.assert_array_equal(divse.hardest_negatives(q, g, groups, topn=3), expected)
+
+
 def test_hardest_negatives(monkeypatch):
-    monkeypatch.setattr(api, "_BLOCK_ELEMENTS", 64)
+    monkeypatch.setattr(blocked, "_BLOCK_ELEMENTS", 64)
     q, g = sets(4), sets(12, seed=1)
     groups = np.arange(4), np.arange(12) // 3
     masked = divse.score(q, g)

@@ -7,7 +7,6 @@ normalises every element in fp32 first (differentiable); ``False`` takes vectors
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,14 +14,13 @@ import torch
 from torch import Tensor
 
 from divse.sets import Array, EmbeddingSets, as_tensor
-from divse.similarity import dispatch, native
+from divse.similarity import dispatch
 from divse.similarity.dispatch import Explanation
 from divse.similarity.inputs import Sets, like, read_pair, read_parameters
-from divse.similarity.table import Similarity, get_similarity
-from divse.similarity.topk import RunningTopK, TopK
+from divse.similarity.table import get_similarity
+from divse.similarity.topk import TopK
 
 SetsLike = Array | EmbeddingSets
-_BLOCK_ELEMENTS = 1 << 24  # cosines in memory at a time where a function works block by block
 
 
 def score(
@@ -60,7 +58,8 @@ def score(
     chosen = get_similarity(similarity)
     q, g = read_pair(queries, gallery, query_lengths, gallery_lengths, unit_norm)
     given = read_parameters(chosen, alpha, log_mean, parameters)
-    return like(dispatch.scores(q, g, chosen, given, impl), queries, gallery)
+    scores = dispatch.run("scores", impl, q, g, similarity=chosen, parameters=given)
+    return like(scores, queries, gallery)
 
 
 def smooth_chamfer(
@@ -92,36 +91,20 @@ def explain(
     gallery: SetsLike,
     similarity: str = "smooth_chamfer",
     *,
+    operation: str = "scores",
     impl: str = "auto",
     query_lengths: Array | None = None,
     gallery_lengths: Array | None = None,
 ) -> Explanation:
-    """Say which implementation would serve these sets, and why the others would not."""
+    """Say which implementation would serve these sets, and why the others would not.
+
+    ``operation`` is "scores", "pairs", "candidates", "search" or "hardest_negatives".
+    """
+    if operation not in dispatch.OPERATIONS:
+        known = ", ".join(dispatch.OPERATIONS)
+        raise ValueError(f"operation: got {operation!r}, expected one of {known}")
     q, g = read_pair(queries, gallery, query_lengths, gallery_lengths, unit_norm=False)
-    return dispatch.choose(impl, q, g, get_similarity(similarity))
-
-
-def _wide(values: Tensor) -> Tensor:
-    return values if values.dtype == torch.float64 else values.float()
-
-
-def _gathered(
-    q: Sets, g: Sets, similarity: Similarity, given: dict[str, Any], candidates: Tensor
-) -> Tensor:
-    """Scores (b, m) of the queries with their own gathered gallery sets; -1 gives -inf."""
-    found = candidates.clamp_min(0)
-    flat = found.reshape(-1)
-    chosen = Sets(g.values[flat], None if g.lengths is None else g.lengths[flat])
-    sets = _wide(chosen.clean()).view(*found.shape, *g.values.shape[1:])
-    rows, columns = q.mask, chosen.mask
-    with torch.autocast(sets.device.type, enabled=False):
-        result = similarity.reduce(
-            torch.einsum("bkd,bmld->bmkl", _wide(q.clean()).to(sets.dtype), sets),
-            None if rows is None else rows[:, None, :],
-            None if columns is None else columns.view(*found.shape, -1),
-            **given,
-        )
-    return result.masked_fill(candidates < 0, -torch.inf)
+    return dispatch.choose(operation, impl, q, g, get_similarity(similarity))
 
 
 def score_pairs(
@@ -134,6 +117,7 @@ def score_pairs(
     unit_norm: bool = True,
     a_lengths: Array | None = None,
     b_lengths: Array | None = None,
+    impl: str = "auto",
     **parameters: Any,
 ) -> Any:
     """Score set n of ``a`` (N, K, D) with set n of ``b`` (N, L, D) -> (N,); differentiable."""
@@ -144,8 +128,7 @@ def score_pairs(
             f"pairs: got {len(q.values)} and {len(g.values)} sets, expected as many on both sides"
         )
     given = read_parameters(chosen, alpha, log_mean, parameters)
-    own = torch.arange(len(g.values), device=g.values.device)[:, None]
-    return like(_gathered(q, g, chosen, given, own)[:, 0], a, b)
+    return like(dispatch.run("pairs", impl, q, g, similarity=chosen, parameters=given), a, b)
 
 
 def score_candidates(
@@ -159,34 +142,25 @@ def score_candidates(
     unit_norm: bool = True,
     query_lengths: Array | None = None,
     gallery_lengths: Array | None = None,
+    impl: str = "auto",
     **parameters: Any,
 ) -> Any:
     """Score each query with its own candidates only.
 
     ``candidates`` (B, M) int64 are positions in the gallery, -1 = none (scored -inf).
-    Returns (B, M), differentiable. Works in blocks of queries.
+    Returns (B, M).
     """
     chosen = get_similarity(similarity)
+    given = read_parameters(chosen, alpha, log_mean, parameters)
     # Only the gathered sets are normalised: a gallery is large and candidates are few.
     q, g = read_pair(queries, gallery, query_lengths, gallery_lengths, unit_norm=False)
-    normalise = (
-        unit_norm and not isinstance(queries, EmbeddingSets),
-        unit_norm and not isinstance(gallery, EmbeddingSets),
-    )
-    if normalise[0]:
-        q, _ = read_pair(queries, queries, query_lengths, query_lengths, unit_norm=True)
     where = as_tensor(candidates, name="candidates").to(g.values.device)
     _check_candidates(where, len(q.values), len(g.values))
-    given = read_parameters(chosen, alpha, log_mean, parameters)
-    per_query = max(1, where.shape[1] * g.values.shape[1] * g.values.shape[2])
-    blocks = []
-    for rows in _slices(len(q.values), max(1, _BLOCK_ELEMENTS // per_query)):
-        asked = where[rows]
-        sets, local = g, asked
-        if normalise[1]:
-            sets, local = _normalised_rows(g, asked)
-        blocks.append(_gathered(q[rows], sets, chosen, given, local))
-    scores = torch.cat(blocks) if blocks else _wide(q.values).new_zeros(where.shape)
+    if unit_norm and not isinstance(queries, EmbeddingSets):
+        q, _ = read_pair(queries, queries, query_lengths, query_lengths, unit_norm=True)
+    if unit_norm and not isinstance(gallery, EmbeddingSets):
+        g, where = _normalised_rows(g, where)
+    scores = dispatch.run("candidates", impl, q, g, where, similarity=chosen, parameters=given)
     return like(scores, queries, gallery)
 
 
@@ -212,19 +186,6 @@ def _check_candidates(candidates: Tensor, queries: int, gallery: int) -> None:
         )
 
 
-def _slices(total: int, step: int) -> Iterator[slice]:
-    return (slice(start, min(start + step, total)) for start in range(0, total, step))
-
-
-def _score_blocks(
-    q: Sets, g: Sets, similarity: Similarity, given: dict[str, Any], impl: str
-) -> Iterator[tuple[slice, Tensor]]:
-    """Scores (B, n) of successive blocks of the gallery."""
-    per_set = max(1, q.values.shape[0] * q.values.shape[1] * g.values.shape[1])
-    for part in _slices(len(g.values), max(1, _BLOCK_ELEMENTS // per_set)):
-        yield part, dispatch.scores(q, g[part], similarity, given, impl)
-
-
 def search(
     queries: SetsLike,
     gallery: SetsLike,
@@ -236,34 +197,47 @@ def search(
     unit_norm: bool = True,
     query_lengths: Array | None = None,
     gallery_lengths: Array | None = None,
+    excluded: Array | None = None,
     impl: str = "auto",
     **parameters: Any,
 ) -> TopK:
     """Find the ``topk`` best gallery sets of every query, exactly; never stores B x N scores.
 
-    Arguments as in `score`. Returns ``TopK(scores (B, topk), ids (B, topk))``, best first, ties by
-    position in the gallery. No gradient. A large gallery is best given as EmbeddingSets or with
-    ``unit_norm=False``: otherwise a normalised copy of it is made.
+    Arguments as in `score`. ``excluded`` (N,) bool leaves sets out; where fewer than ``topk`` are
+    left, the last scores are -inf and their ids -1. Returns ``TopK(scores (B, topk), ids (B,
+    topk))``, best first, ties by position in the gallery. No gradient. A large gallery is best
+    given as EmbeddingSets or with ``unit_norm=False``: otherwise a normalised copy of it is made.
     """
     chosen = get_similarity(similarity)
     given = read_parameters(chosen, alpha, log_mean, parameters)
     with torch.no_grad():
         q, g = read_pair(queries, gallery, query_lengths, gallery_lengths, unit_norm)
-        if isinstance(topk, bool) or not isinstance(topk, int | np.integer):
-            raise TypeError(f"topk: got {type(topk).__name__}, expected an int")
-        if not 1 <= topk <= len(g.values):
-            raise ValueError(f"topk: got {topk}, expected 1 to {len(g.values)}, the gallery's size")
-        serving = dispatch.choose(impl, q, g, chosen).impl
-        if serving == "native":
-            dispatch.calls["native.search"] += 1
-            scores, ids = native.search(q, g, int(topk), **given)
-        else:
-            best = RunningTopK(int(topk))
-            for part, block in _score_blocks(q, g, chosen, given, serving):
-                best.add(block, torch.arange(part.start, part.stop, device=block.device))
-            assert best.scores is not None and best.ids is not None
-            scores, ids = best.scores, best.ids
+        count = _read_count(topk, "topk", len(g.values))
+        bitmap = None if excluded is None else _bitmap(excluded, g.values)
+        scores, ids = dispatch.run(
+            "search", impl, q, g, count, similarity=chosen, parameters=given, excluded=bitmap
+        )
     return TopK(like(scores, queries, gallery), like(ids, queries, gallery))
+
+
+def _read_count(count: int, name: str, most: int) -> int:
+    if isinstance(count, bool) or not isinstance(count, int | np.integer):
+        raise TypeError(f"{name}: got {type(count).__name__}, expected an int")
+    if not 1 <= count <= most:
+        raise ValueError(f"{name}: got {count}, expected 1 to {most}, the gallery's size")
+    return int(count)
+
+
+def _bitmap(excluded: Array, gallery: Tensor) -> Tensor:
+    """Pack (N,) bools into bytes, the first set in the lowest bit."""
+    mask = torch.as_tensor(excluded).to(gallery.device)
+    if mask.dtype != torch.bool or mask.shape != (len(gallery),):
+        raise ValueError(
+            f"excluded: got {mask.dtype} {tuple(mask.shape)}, expected bool ({len(gallery)},)"
+        )
+    bits = torch.nn.functional.pad(mask, (0, -len(mask) % 8)).view(-1, 8).to(torch.uint8)
+    weights = 2 ** torch.arange(8, device=mask.device, dtype=torch.uint8)
+    return (bits * weights).sum(1, dtype=torch.uint8)
 
 
 def hardest_negatives(
@@ -272,6 +246,7 @@ def hardest_negatives(
     positives: tuple[Array, Array],
     similarity: str = "smooth_chamfer",
     *,
+    topn: int | None = None,
     alpha: float | Tensor = 16.0,
     log_mean: bool = False,
     unit_norm: bool = True,
@@ -280,11 +255,12 @@ def hardest_negatives(
     impl: str = "auto",
     **parameters: Any,
 ) -> Any:
-    """Find the best-scoring gallery set of every query that is not one of its positives.
+    """Find the best-scoring gallery sets of every query that are not among its positives.
 
     ``positives`` is a pair of integer group ids, (B,) of the queries and (N,) of the gallery: two
-    sets of one group belong together. Returns indices (B,) int64, ties by position, -1 where
-    every gallery set is a positive. Never stores B x N scores. No gradient.
+    sets of one group belong together. Returns indices (B,) int64, or (B, topn) best first if
+    ``topn`` is given; ties by position, -1 where every (further) gallery set is a positive. Never
+    stores B x N scores. No gradient.
     """
     chosen = get_similarity(similarity)
     given = read_parameters(chosen, alpha, log_mean, parameters)
@@ -296,10 +272,16 @@ def hardest_negatives(
                 f"positives: got shapes {tuple(own.shape)} and {tuple(theirs.shape)}, expected "
                 f"group ids ({len(q.values)},) and ({len(g.values)},)"
             )
-        best = RunningTopK(1)
-        for part, block in _score_blocks(q, g, chosen, given, impl):
-            block = block.masked_fill(own[:, None] == theirs[None, part], -torch.inf)
-            best.add(block, torch.arange(part.start, part.stop, device=block.device))
-        assert best.scores is not None and best.ids is not None
-        ids = torch.where(best.scores[:, 0] == -torch.inf, -1, best.ids[:, 0])
-    return like(ids, queries, gallery)
+        count = 1 if topn is None else _read_count(topn, "topn", len(g.values))
+        ids, _ = dispatch.run(
+            "hardest_negatives",
+            impl,
+            q,
+            g,
+            own.to(torch.int64),
+            theirs.to(torch.int64),
+            count,
+            similarity=chosen,
+            parameters=given,
+        )
+    return like(ids[:, 0] if topn is None else ids, queries, gallery)

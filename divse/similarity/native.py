@@ -7,11 +7,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from divse.similarity import blocked
 from divse.similarity.inputs import Sets
+from divse.similarity.table import Similarity
+
+_OPERATIONS = frozenset({"scores", "search", "hardest_negatives"})
 
 
-def why_not(queries: Sets, gallery: Sets) -> str | None:
-    """Return why the C++ kernels cannot serve these sets, or None if they can."""
+def why_not(operation: str, queries: Sets, gallery: Sets, similarity: Similarity) -> str | None:
+    """Return why the C++ kernels cannot serve a call, or None if they can."""
+    if "native" not in similarity.fused:
+        return f"it has no kernel for {similarity.name}"
+    if operation not in _OPERATIONS:
+        return f"it has no kernel for {operation}"
     try:
         import divse_native  # noqa: F401
     except ImportError as error:
@@ -97,8 +105,11 @@ class _SmoothChamfer(torch.autograd.Function):
         )
 
 
-def scores(queries: Sets, gallery: Sets, *, alpha: float | Tensor, log_mean: bool) -> Tensor:
-    """Smooth-Chamfer scores (B, N) fp32 by the C++ kernel; differentiable."""
+def scores(
+    queries: Sets, gallery: Sets, similarity: Similarity, parameters: dict[str, Any]
+) -> Tensor:
+    """Scores (B, N) fp32; differentiable."""
+    alpha, log_mean = parameters["alpha"], parameters["log_mean"]
     result: Tensor = _SmoothChamfer.apply(
         queries.values, gallery.values, alpha, queries.lengths, gallery.lengths, log_mean
     )
@@ -106,16 +117,38 @@ def scores(queries: Sets, gallery: Sets, *, alpha: float | Tensor, log_mean: boo
 
 
 def search(
-    queries: Sets, gallery: Sets, topk: int, *, alpha: float | Tensor, log_mean: bool
+    queries: Sets,
+    gallery: Sets,
+    topk: int,
+    similarity: Similarity,
+    parameters: dict[str, Any],
+    excluded: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """The best ``topk`` scores and positions (B, topk) of one pass that stores no B x N scores."""
     import divse_native
 
+    if excluded is not None:
+        return blocked.search(scores, queries, gallery, topk, similarity, parameters, excluded)
     best, ids = divse_native.search(
         _host(queries.values, False),
         _host(gallery.values, True),
         topk,
-        alpha=float(alpha),
-        **_arguments(queries, gallery, log_mean),
+        alpha=float(parameters["alpha"]),
+        **_arguments(queries, gallery, parameters["log_mean"]),
     )
     return torch.from_numpy(best), torch.from_numpy(ids)
+
+
+def hardest_negatives(
+    queries: Sets,
+    gallery: Sets,
+    query_groups: Tensor,
+    gallery_groups: Tensor,
+    topn: int,
+    similarity: Similarity,
+    parameters: dict[str, Any],
+) -> tuple[Tensor, Tensor]:
+    """Positions of the best sets of another group: (B, topn) in the gallery, (N, topn) back."""
+    return blocked.hardest_negatives(
+        scores, queries, gallery, query_groups, gallery_groups, topn, similarity, parameters
+    )

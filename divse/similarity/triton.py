@@ -1,0 +1,74 @@
+"""The operations that the Triton kernels of ``divse_kernels`` serve, on CUDA tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from divse.similarity import blocked
+from divse.similarity.inputs import Sets
+from divse.similarity.table import Similarity
+
+_OPERATIONS = frozenset({"scores", "search", "hardest_negatives"})
+
+
+def why_not(operation: str, queries: Sets, gallery: Sets, similarity: Similarity) -> str | None:
+    """Return why the Triton kernels cannot serve a call, or None if they can."""
+    if "triton" not in similarity.fused:
+        return f"it has no kernel for {similarity.name}"
+    if operation not in _OPERATIONS:
+        return f"it has no kernel for {operation}"
+    try:
+        import divse_kernels
+    except ImportError as error:
+        return f"Triton is not installed ({error})"
+    reason: str | None = divse_kernels.supports(*_one_dtype(queries.values, gallery.values))
+    return reason
+
+
+def _one_dtype(q: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+    """The tensor cores multiply operands of one type: a mixed pair goes to the wider one."""
+    wide = torch.promote_types(q.dtype, g.dtype)
+    return q.to(wide), g.to(wide)
+
+
+def scores(
+    queries: Sets, gallery: Sets, similarity: Similarity, parameters: dict[str, Any]
+) -> Tensor:
+    """Scores (B, N); differentiable."""
+    import divse_kernels
+
+    q, g = _one_dtype(queries.values, gallery.values)
+    result: Tensor = divse_kernels.smooth_chamfer(
+        q, g, query_lengths=queries.lengths, gallery_lengths=gallery.lengths, **parameters
+    )
+    return result
+
+
+def search(
+    queries: Sets,
+    gallery: Sets,
+    topk: int,
+    similarity: Similarity,
+    parameters: dict[str, Any],
+    excluded: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """The best ``topk`` scores and positions (B, topk)."""
+    return blocked.search(scores, queries, gallery, topk, similarity, parameters, excluded)
+
+
+def hardest_negatives(
+    queries: Sets,
+    gallery: Sets,
+    query_groups: Tensor,
+    gallery_groups: Tensor,
+    topn: int,
+    similarity: Similarity,
+    parameters: dict[str, Any],
+) -> tuple[Tensor, Tensor]:
+    """Positions of the best sets of another group: (B, topn) in the gallery, (N, topn) back."""
+    return blocked.hardest_negatives(
+        scores, queries, gallery, query_groups, gallery_groups, topn, similarity, parameters
+    )
