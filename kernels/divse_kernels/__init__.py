@@ -1,4 +1,4 @@
-"""Triton kernels for Smooth-Chamfer scores of all pairs of sets, forward and backward.
+"""Triton kernels for scores of all pairs of sets: Smooth-Chamfer, Chamfer, MaxSim and MIL.
 
 Nothing of size (B K) x (N L) is ever in memory. Importing needs torch and triton, no GPU; with
 TRITON_INTERPRET=1 set before, the kernels run on CPU tensors in Triton's interpreter.
@@ -6,5 +6,6 @@ TRITON_INTERPRET=1 set before, the kernels run on CPU tensors in Triton's interp
 
 from divse_kernels.launch import launches
 from divse_kernels.ops import smooth_chamfer, supports
+from divse_kernels.score_ops import scores
 
-__all__ = ["launches", "smooth_chamfer", "supports"]
+__all__ = ["launches", "scores", "smooth_chamfer", "supports"]

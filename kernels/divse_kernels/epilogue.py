@@ -1,6 +1,7 @@
 """From the cosines of a tile to a score for each of its pairs of sets.
 
-For row sets of K elements and column sets of L elements, with c = cosines of a pair of sets:
+Smooth-Chamfer is here; what is made of maxima alone is in max_epilogue.py. For row sets of K
+elements and column sets of L elements, with c = cosines of a pair of sets:
 
     rows, columns = logsumexp(alpha * c, over L), logsumexp(alpha * c, over K)
     scores = (mean(rows, over K) + mean(columns, over L)) / (2 * alpha)
@@ -9,6 +10,7 @@ For row sets of K elements and column sets of L elements, with c = cosines of a 
 import triton
 import triton.language as tl
 
+from divse_kernels.max_epilogue import reduce_maxima
 from divse_kernels.tiles import (
     LN_2,
     LOG2_E,
@@ -124,29 +126,24 @@ def sum_shifted_logs(
 
 
 @triton.jit
-def reduce_cosines(
+def reduce_smooth_chamfer(
     cosines,  # [BLOCK_M, BLOCK_N]
     row_inside,  # [BLOCK_M]
     column_inside,  # [BLOCK_N]
     row_sizes,  # [M_SETS] float32
     column_sizes,  # [N_SETS] float32
     alpha,
-    K: tl.constexpr,
-    L: tl.constexpr,
-    K2: tl.constexpr,
     L2: tl.constexpr,
     FACTORS: tl.constexpr,  # sums that may share one logarithm; 0: shift by the maxima
     LOG_MEAN: tl.constexpr,
-    ROW_RAGGED: tl.constexpr,
-    COLUMN_RAGGED: tl.constexpr,
+    ROW_PADDING: tl.constexpr,
+    COLUMN_PADDING: tl.constexpr,
     POLYNOMIAL: tl.constexpr,  # one element in so many takes exp2 without special functions; or 0
     OUTER: tl.constexpr,
     PAIR: tl.constexpr,
     LANE: tl.constexpr,
 ):
     """Scores `[M_SETS, N_SETS]` of the pairs of sets of a tile."""
-    ROW_PADDING: tl.constexpr = ROW_RAGGED or K2 > K
-    COLUMN_PADDING: tl.constexpr = COLUMN_RAGGED or L2 > L
     x = cosines * (alpha * LOG2_E)
     if ROW_PADDING or COLUMN_PADDING:
         x = tl.where(row_inside[:, None] & column_inside[None, :], x, MASKED)
@@ -177,3 +174,65 @@ def reduce_cosines(
     if LOG_MEAN:
         scores -= tl.log2(row_sizes)[:, None] + tl.log2(column_sizes)[None, :]
     return scores * (0.5 * LN_2 / alpha)
+
+
+@triton.jit
+def reduce_cosines(
+    cosines,  # [BLOCK_M, BLOCK_N]
+    row_inside,  # [BLOCK_M]
+    column_inside,  # [BLOCK_N]
+    row_sizes,  # [M_SETS] float32
+    column_sizes,  # [N_SETS] float32
+    alpha,
+    K: tl.constexpr,
+    L: tl.constexpr,
+    K2: tl.constexpr,
+    L2: tl.constexpr,
+    FACTORS: tl.constexpr,
+    LOG_MEAN: tl.constexpr,
+    ROW_RAGGED: tl.constexpr,
+    COLUMN_RAGGED: tl.constexpr,
+    POLYNOMIAL: tl.constexpr,
+    OUTER: tl.constexpr,
+    PAIR: tl.constexpr,
+    LANE: tl.constexpr,
+    SIMILARITY: tl.constexpr,  # a name in problem.SIMILARITIES
+    QUERY_ROWS: tl.constexpr,  # whether the row sets are the queries, where that matters
+):
+    """Scores `[M_SETS, N_SETS]` of the pairs of sets of a tile."""
+    ROW_PADDING: tl.constexpr = ROW_RAGGED or K2 > K
+    COLUMN_PADDING: tl.constexpr = COLUMN_RAGGED or L2 > L
+    if SIMILARITY == "smooth_chamfer":
+        return reduce_smooth_chamfer(
+            cosines,
+            row_inside,
+            column_inside,
+            row_sizes,
+            column_sizes,
+            alpha,
+            L2,
+            FACTORS,
+            LOG_MEAN,
+            ROW_PADDING,
+            COLUMN_PADDING,
+            POLYNOMIAL,
+            OUTER,
+            PAIR,
+            LANE,
+        )
+    else:
+        return reduce_maxima(
+            cosines,
+            row_inside,
+            column_inside,
+            row_sizes,
+            column_sizes,
+            L2,
+            ROW_PADDING,
+            COLUMN_PADDING,
+            OUTER,
+            PAIR,
+            LANE,
+            SIMILARITY,
+            QUERY_ROWS,
+        )

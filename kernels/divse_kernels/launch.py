@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from divse_kernels.problem import Problem, family
+from divse_kernels.problem import ONE_SIDED, SMOOTH_CHAMFER, Problem, family
 from divse_kernels.tiles import INTERPRET
 
 #: Launches of every kernel by its name, so that tests and `explain` can prove what ran.
@@ -43,8 +43,14 @@ class Side:
         return self.values.stride(0) // VECTOR, self.values.stride(1) // VECTOR
 
 
-def problem(rows: Side, columns: Side, alpha: float | Tensor) -> Problem:
-    """Describe a launch."""
+def problem(
+    rows: Side,
+    columns: Side,
+    alpha: float | Tensor,
+    similarity: str = SMOOTH_CHAMFER,
+    query_rows: bool = True,
+) -> Problem:
+    """Describe a launch; `query_rows`: the row sets are the queries, where that matters."""
     device = rows.values.device
     return Problem(
         arch=family(None if INTERPRETED else torch.cuda.get_device_capability(device)),
@@ -57,6 +63,8 @@ def problem(rows: Side, columns: Side, alpha: float | Tensor) -> Problem:
         alpha=None if isinstance(alpha, Tensor) else alpha,
         row_ragged=rows.lengths is not None,
         column_ragged=columns.lengths is not None,
+        similarity=similarity,
+        query_rows=query_rows or similarity not in ONE_SIDED,
     )
 
 

@@ -143,7 +143,8 @@ def _backward(ctx: Any, grad_scores: Tensor) -> tuple[Tensor | None, ...]:
 _scores.register_autograd(_backward, setup_context=_setup_context)
 
 
-def _check_lengths(name: str, sets: Tensor, lengths: Tensor | None) -> None:
+def check_lengths(name: str, sets: Tensor, lengths: Tensor | None) -> None:
+    """Raise if `lengths` are not one integer for each of the sets (count, size, D)."""
     if lengths is None:
         return
     if lengths.shape != sets.shape[:1] or lengths.device != sets.device:
@@ -183,8 +184,8 @@ def smooth_chamfer(
     """
     if not torch.compiler.is_compiling() and (reason := supports(queries, gallery)):
         raise ValueError(reason)
-    _check_lengths("query_lengths", queries, query_lengths)
-    _check_lengths("gallery_lengths", gallery, gallery_lengths)
+    check_lengths("query_lengths", queries, query_lengths)
+    check_lengths("gallery_lengths", gallery, gallery_lengths)
     if isinstance(alpha, Tensor):
         if alpha.numel() != 1:
             raise ValueError(f"alpha must be one number, got a tensor of {tuple(alpha.shape)}")

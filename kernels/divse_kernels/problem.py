@@ -9,6 +9,12 @@ import torch
 FACTOR_LIMITS = ((4, 18.0), (2, 40.0), (1, 80.0))
 SHIFTED = 0
 
+SMOOTH_CHAMFER = "smooth_chamfer"
+#: Where it matters which side the queries are.
+ONE_SIDED = frozenset({"maxsim", "maxsim_mean"})
+#: What the kernels can make of cosines; `maxsim_mean` is MaxSim's mean over the query elements.
+SIMILARITIES = frozenset({SMOOTH_CHAMFER, "chamfer", "mil"}) | ONE_SIDED
+
 
 def family(capability: tuple[int, int] | None) -> str:
     """Architecture by compute capability; None is the interpreter."""
@@ -44,6 +50,8 @@ class Problem:
     alpha: float | None
     row_ragged: bool = False
     column_ragged: bool = False
+    similarity: str = SMOOTH_CHAMFER
+    query_rows: bool = True
 
     @property
     def rows(self) -> int:
@@ -68,6 +76,8 @@ class Problem:
     @property
     def demanding(self) -> bool:
         """Whether the path holds more in registers: shifts, masks, or sums that cross threads."""
+        if self.similarity != SMOOTH_CHAMFER:
+            return False
         ragged = self.row_ragged or self.column_ragged
         large = max(self.row_size, self.column_size) > 8
         return ragged or large or self.factors == SHIFTED

@@ -125,6 +125,8 @@ def tile_scores(
     OUTER: tl.constexpr,
     PAIR: tl.constexpr,
     LANE: tl.constexpr,
+    SIMILARITY: tl.constexpr,
+    QUERY_ROWS: tl.constexpr,
 ):
     """Scores `[M_SETS, N_SETS]` of the sets of a tile; arguments as in `tile_cosines`."""
     if ALPHA_ON_DEVICE:
@@ -179,10 +181,12 @@ def tile_scores(
         OUTER,
         PAIR,
         LANE,
+        SIMILARITY,
+        QUERY_ROWS,
     )
 
 
-def constants(task: Problem, tile: Tile, log_mean: bool) -> dict[str, int | bool]:
+def constants(task: Problem, tile: Tile, log_mean: bool) -> dict[str, int | bool | str]:
     """Compile-time arguments of `tile_scores`."""
     return {
         **task.constants,
@@ -192,4 +196,6 @@ def constants(task: Problem, tile: Tile, log_mean: bool) -> dict[str, int | bool
         "LOG_MEAN": log_mean,
         "EVEN_D": task.dims % tile.block_d == 0,
         "POLYNOMIAL": tile.polynomial,
+        "SIMILARITY": task.similarity,
+        "QUERY_ROWS": task.query_rows,
     }

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from divse_kernels import score_tile
 from divse_kernels.launch import Side, launches, on_device, problem
-from divse_kernels.problem import Problem
+from divse_kernels.problem import SMOOTH_CHAMFER, Problem
 from divse_kernels.score_tile import tile_scores
 from divse_kernels.tuning import Tile, forward_tile
 
@@ -61,6 +61,8 @@ def smooth_chamfer_forward(
     OUTER: tl.constexpr,
     PAIR: tl.constexpr,
     LANE: tl.constexpr,
+    SIMILARITY: tl.constexpr,
+    QUERY_ROWS: tl.constexpr,
 ):
     """One tile of scores, `[M_SETS, N_SETS]`."""
     M_SETS: tl.constexpr = BLOCK_M // K2
@@ -100,6 +102,8 @@ def smooth_chamfer_forward(
         OUTER,
         PAIR,
         LANE,
+        SIMILARITY,
+        QUERY_ROWS,
     )
     m = tile_m * M_SETS + tl.arange(0, M_SETS)
     n = tile_n * N_SETS + tl.arange(0, N_SETS)
@@ -109,23 +113,29 @@ def smooth_chamfer_forward(
     tl.store(score_ptr + offsets, scores, mask=(m < ROW_SETS)[:, None] & (n < COLUMN_SETS)[None, :])
 
 
-def constants(task: Problem, tile: Tile, log_mean: bool) -> dict[str, int | bool]:
+def constants(task: Problem, tile: Tile, log_mean: bool) -> dict[str, int | bool | str]:
     """Compile-time arguments of the kernel."""
     return score_tile.constants(task, tile, log_mean) | {"GROUP": 8}
 
 
-def scores(queries: Side, gallery: Side, alpha: float | Tensor, log_mean: bool) -> Tensor:
+def scores(
+    queries: Side,
+    gallery: Side,
+    alpha: float | Tensor,
+    log_mean: bool,
+    similarity: str = SMOOTH_CHAMFER,
+) -> Tensor:
     """Launch the kernel: (B, N) float32 scores of B query sets and N gallery sets."""
     device = queries.values.device
     out = torch.empty(queries.count, gallery.count, dtype=torch.float32, device=device)
     if out.numel() == 0:
         return out
     # Tiles are tall, so the larger side goes along the rows.
-    task, strides = problem(queries, gallery, alpha), out.stride()
+    task, strides = problem(queries, gallery, alpha, similarity), out.stride()
     rows, columns = queries, gallery
     if task.rows < task.columns:
         rows, columns, strides = gallery, queries, strides[::-1]
-        task = problem(rows, columns, alpha)
+        task = problem(rows, columns, alpha, similarity, query_rows=False)
     tile = forward_tile(task)
     programs = triton.cdiv(task.rows, tile.block_m) * triton.cdiv(task.columns, tile.block_n)
     launches["smooth_chamfer_forward"] += 1
