@@ -33,10 +33,16 @@ _ALL = (
         frozenset({"alpha", "log_mean"}),
         fused=frozenset({"triton", "native"}),
     ),
-    Similarity("chamfer", reference.chamfer),
-    Similarity("mil", reference.mil),
+    Similarity("chamfer", reference.chamfer, fused=frozenset({"triton"})),
+    Similarity("mil", reference.mil, fused=frozenset({"triton"})),
     Similarity("mp", reference.mp, frozenset({"scale", "shift"})),
-    Similarity("maxsim", reference.maxsim, frozenset({"reduction"}), symmetric=False),
+    Similarity(
+        "maxsim",
+        reference.maxsim,
+        frozenset({"reduction"}),
+        symmetric=False,
+        fused=frozenset({"triton"}),
+    ),
 )
 SIMILARITIES: dict[str, Similarity] = {similarity.name: similarity for similarity in _ALL}
 

@@ -24,6 +24,9 @@ def why_not(operation: str, queries: Sets, gallery: Sets, similarity: Similarity
         import divse_kernels
     except ImportError as error:
         return f"Triton is not installed ({error})"
+    differentiable = queries.values.requires_grad or gallery.values.requires_grad
+    if similarity.name != "smooth_chamfer" and differentiable and torch.is_grad_enabled():
+        return f"it has no gradient for {similarity.name}"
     reason: str | None = divse_kernels.supports(*_one_dtype(queries.values, gallery.values))
     return reason
 
@@ -41,8 +44,13 @@ def scores(
     import divse_kernels
 
     q, g = _one_dtype(queries.values, gallery.values)
-    result: Tensor = divse_kernels.smooth_chamfer(
-        q, g, query_lengths=queries.lengths, gallery_lengths=gallery.lengths, **parameters
+    result: Tensor = divse_kernels.scores(
+        q,
+        g,
+        similarity.name,
+        query_lengths=queries.lengths,
+        gallery_lengths=gallery.lengths,
+        **parameters,
     )
     return result
 
