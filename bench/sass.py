@@ -9,8 +9,8 @@
     python bench/sass.py --predict           its prediction for these kernels on an H100
 
 Every kernel is compiled as its launcher would launch it, by the ptxas that Triton brings, and its
-machine code is counted. Exits with 1 if a kernel could not be launched or, with --budgets, if a guarded
-one spills or is 10% over its budget.
+machine code is counted. Exits with 1 if a kernel could not be launched or, with --budgets, if a
+guarded one spills or is 10% over its budget.
 """
 
 from __future__ import annotations
