@@ -156,6 +156,27 @@ def check_lengths(name: str, sets: Tensor, lengths: Tensor | None) -> None:
         raise TypeError(f"{name} must be integers, got {lengths.dtype}")
 
 
+def check_sides(
+    queries: Tensor, gallery: Tensor, query_lengths: Tensor | None, gallery_lengths: Tensor | None
+) -> None:
+    """Raise if the kernels cannot take these sets and lengths."""
+    if not torch.compiler.is_compiling() and (reason := supports(queries, gallery)):
+        raise ValueError(reason)
+    check_lengths("query_lengths", queries, query_lengths)
+    check_lengths("gallery_lengths", gallery, gallery_lengths)
+
+
+def read_alpha(alpha: float | Tensor, device: torch.device) -> tuple[float, Tensor | None]:
+    """Alpha as operators take it: a number, or a tensor () on the device that overrides it."""
+    if isinstance(alpha, Tensor):
+        if alpha.numel() != 1:
+            raise ValueError(f"alpha must be one number, got a tensor of {tuple(alpha.shape)}")
+        return 0.0, alpha.reshape(()).to(device, torch.float32)
+    if not 0 < alpha <= MAX_ALPHA:
+        raise ValueError(f"alpha must be in (0, {MAX_ALPHA:g}], got {alpha}")
+    return float(alpha), None
+
+
 def smooth_chamfer(
     queries: Tensor,
     gallery: Tensor,
@@ -182,15 +203,6 @@ def smooth_chamfer(
     Returns:
         (B, N) float32, differentiable in queries, gallery and alpha; gradients repeat bit for bit.
     """
-    if not torch.compiler.is_compiling() and (reason := supports(queries, gallery)):
-        raise ValueError(reason)
-    check_lengths("query_lengths", queries, query_lengths)
-    check_lengths("gallery_lengths", gallery, gallery_lengths)
-    if isinstance(alpha, Tensor):
-        if alpha.numel() != 1:
-            raise ValueError(f"alpha must be one number, got a tensor of {tuple(alpha.shape)}")
-        tensor = alpha.reshape(()).to(queries.device, torch.float32)
-        return _scores(queries, gallery, 0.0, tensor, log_mean, query_lengths, gallery_lengths)
-    if not 0 < alpha <= MAX_ALPHA:
-        raise ValueError(f"alpha must be in (0, {MAX_ALPHA:g}], got {alpha}")
-    return _scores(queries, gallery, float(alpha), None, log_mean, query_lengths, gallery_lengths)
+    check_sides(queries, gallery, query_lengths, gallery_lengths)
+    number, tensor = read_alpha(alpha, queries.device)
+    return _scores(queries, gallery, number, tensor, log_mean, query_lengths, gallery_lengths)
