@@ -116,6 +116,26 @@ _FLOAT_FORWARD = (Tile(128, 64, 16, 8, 3, polynomial=0), Tile(64, 64, 16, 8, 3, 
 _FLOAT_BACKWARD = (Tile(32, 32, 16, 8, 2, block_o=128),)
 
 
+def _gathering(block_d: int, num_stages: int) -> tuple[Tile, ...]:
+    """Tiles of the candidates kernel, for queries of up to 16 and of up to 32 elements.
+
+    Memory is the limit: loads take whole lines, and three programs fit on a processor, so that one
+    loads while another waits for its ids or finishes its scores. The shorter are for few sets.
+    """
+    blocks = ((64, 16), (32, 16), (64, 32), (32, 32))
+    return tuple(Tile(*block, block_d, 4, num_stages, polynomial=0) for block in blocks)
+
+
+_CANDIDATES = {
+    "interpreter": (_interpreted(128, 16), _interpreted(32, 16), _interpreted(64, 32)),
+    "ampere": _gathering(128, 3),
+    "ada": _gathering(64, 4),
+    "hopper": _gathering(128, 3),
+    "blackwell": _gathering(128, 3),
+}
+_FLOAT_CANDIDATES = _gathering(32, 3)
+
+
 def _choose(tiles: tuple[Tile, ...], problem: Problem) -> Tile:
     """The first tile that fits the columns and occupies the device, or else the last that fits."""
     size = padded(problem.column_size)
@@ -143,3 +163,10 @@ def backward_tile(problem: Problem) -> Tile:
         return _choose(_FLOAT_BACKWARD, problem)
     table = _DEMANDING_BACKWARD if problem.demanding else _BACKWARD
     return _choose(table[problem.arch], problem)
+
+
+def candidates_tile(problem: Problem) -> Tile:
+    """Tile of the candidates kernel: one query along the columns, its own sets along the rows."""
+    if problem.dtype == torch.float32 and problem.arch != "interpreter":
+        return _choose(_FLOAT_CANDIDATES, problem)
+    return _choose(_CANDIDATES[problem.arch], problem)
