@@ -51,11 +51,15 @@ def _shape_refusal(queries: Tensor, gallery: Tensor) -> str | None:
     return None
 
 
-def supports(queries: Tensor, gallery: Tensor) -> str | None:
-    """Why the kernels cannot score (B, K, D) queries against an (N, L, D) gallery, or None."""
+def supports(queries: Tensor, gallery: Tensor, mixed: bool = False) -> str | None:
+    """Why the kernels cannot score (B, K, D) queries against an (N, L, D) gallery, or None.
+
+    `mixed`: for a kernel that also takes float32 queries with a gallery of 16 bits.
+    """
     if queries.device != gallery.device:
         return f"queries are on {queries.device} and the gallery on {gallery.device}: move one"
-    if queries.dtype != gallery.dtype or queries.dtype not in DTYPES:
+    same = queries.dtype == gallery.dtype or (mixed and queries.dtype == torch.float32)
+    if not same or not {queries.dtype, gallery.dtype} <= set(DTYPES):
         return (
             "queries and gallery must both be float32, float16 or bfloat16, "
             f"got {queries.dtype} and {gallery.dtype}"

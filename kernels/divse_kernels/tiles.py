@@ -24,6 +24,8 @@ from triton.runtime.interpreter import InterpretedFunction
 
 #: What stands for alpha x cosine at padding: no score reaches it, and differences stay finite.
 MASKED = tl.constexpr(-1.0e30)
+#: Scales float32 elements of unit vectors so that their second part in float16 is a normal number.
+MIXED_SCALE = tl.constexpr(64.0)
 LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = tl.constexpr(0.6931471805599453)
 
@@ -110,6 +112,20 @@ def dot(a, b, acc):
 
 
 @triton.jit
+def dot_in_parts(a, b, acc):
+    """acc + a @ b for a float32 b and a in 16 bits, which tensor cores multiply with parts of b.
+
+    Two parts in float16 hold 22 bits of a normal number, three in bfloat16 hold 24.
+    """
+    PARTS: tl.constexpr = 2 if a.dtype == tl.float16 else 3
+    for _ in tl.static_range(PARTS):
+        part = b.to(a.dtype)
+        acc = dot(a, part, acc)
+        b -= part.to(tl.float32)
+    return acc
+
+
+@triton.jit
 def row_order(BLOCK_M: tl.constexpr, OUTER: tl.constexpr, PAIR: tl.constexpr, LANE: tl.constexpr):
     """Set and element of every row of a tile: two `[BLOCK_M]`."""
     INNER_SETS: tl.constexpr = 16 // (PAIR * LANE)
@@ -153,7 +169,11 @@ def cosine_tile(
     BLOCK_D: tl.constexpr,
     EVEN_D: tl.constexpr,  # BLOCK_D divides D
 ):
-    """Dot products of rows and columns, `[BLOCK_M, BLOCK_N]` in float32."""
+    """Dot products of rows and columns, `[BLOCK_M, BLOCK_N]` in float32.
+
+    Columns may be float32 where rows are of 16 bits: the products are as exact as in float32.
+    """
+    MIXED: tl.constexpr = row_ptr.dtype.element_ty != column_ptr.dtype.element_ty
     dims = tl.arange(0, BLOCK_D)
     row_ptrs = row_ptr + row_offsets[:, None] + dims[None, :]
     column_ptrs = column_ptr + column_offsets[:, None] + dims[None, :]
@@ -165,10 +185,13 @@ def cosine_tile(
         else:
             rows = tl.load(row_ptrs, mask=dims[None, :] < D - start, other=0.0)
             columns = tl.load(column_ptrs, mask=dims[None, :] < D - start, other=0.0)
-        cosines = dot(rows, columns.T, cosines)
+        if MIXED:
+            cosines = dot_in_parts(rows, columns.T * MIXED_SCALE, cosines)
+        else:
+            cosines = dot(rows, columns.T, cosines)
         row_ptrs += BLOCK_D
         column_ptrs += BLOCK_D
-    return cosines
+    return cosines * (1.0 / MIXED_SCALE) if MIXED else cosines
 
 
 @triton.jit
