@@ -4,8 +4,17 @@ Nothing of size (B K) x (N L) is ever in memory. Importing needs torch and trito
 TRITON_INTERPRET=1 set before, the kernels run on CPU tensors in Triton's interpreter.
 """
 
+from divse_kernels.candidates import score_candidates
 from divse_kernels.launch import launches
+from divse_kernels.mining_ops import hardest_negatives
 from divse_kernels.ops import smooth_chamfer, supports
 from divse_kernels.score_ops import scores
 
-__all__ = ["launches", "scores", "smooth_chamfer", "supports"]
+__all__ = [
+    "hardest_negatives",
+    "launches",
+    "score_candidates",
+    "scores",
+    "smooth_chamfer",
+    "supports",
+]
