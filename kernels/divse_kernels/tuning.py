@@ -1,7 +1,8 @@
 """Every configuration of the kernels: tiles by architecture and problem.
 
-Nothing is tuned at run time. `bench/sass.py` shows registers, spills and instructions of what is
-chosen here; on a GPU, `bench/bench_score.py` shows what it is worth.
+These are the defaults: where autotune.py has measured a better tile on the present device, that
+one is taken, so every `NAME_tile(problem)` here is decorated with `@tuned`. `bench/sass.py` shows
+registers, spills and instructions of what is chosen here.
 """
 
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from divse_kernels.problem import Problem, padded
+from divse_kernels.tile_cache import tuned
 
 #: Streaming multiprocessors that a launch should occupy: A100 108, H100 132, B200 148.
 PROCESSORS = {"interpreter": 4, "ampere": 108, "ada": 108, "hopper": 132, "blackwell": 148}
@@ -149,6 +151,7 @@ def _choose(tiles: tuple[Tile, ...], problem: Problem) -> Tile:
     return fitting[-1]
 
 
+@tuned
 def forward_tile(problem: Problem) -> Tile:
     """Tile of the forward kernel; a program owns one tile of scores."""
     if problem.dtype == torch.float32 and problem.arch != "interpreter":
@@ -157,6 +160,7 @@ def forward_tile(problem: Problem) -> Tile:
     return _choose(table[problem.arch], problem)
 
 
+@tuned
 def backward_tile(problem: Problem) -> Tile:
     """Tile of the backward kernel; a program owns rows x dimensions and walks over columns."""
     if problem.dtype == torch.float32 and problem.arch != "interpreter":
@@ -165,6 +169,7 @@ def backward_tile(problem: Problem) -> Tile:
     return _choose(table[problem.arch], problem)
 
 
+@tuned
 def candidates_tile(problem: Problem) -> Tile:
     """Tile of the candidates kernel: one query along the columns, its own sets along the rows."""
     if problem.dtype == torch.float32 and problem.arch != "interpreter":
