@@ -17,12 +17,17 @@ struct Avx2 {
     static F load(const Half* p) {
         return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
     }
+    static F load(const Brain* p) {
+        const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+        return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+    }
     static F load_first(const float* p, int count) {
         const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
         return _mm256_maskload_ps(p, _mm256_cmpgt_epi32(_mm256_set1_epi32(count), lane));
     }
-    static F load_first(const Half* p, int count) {
-        Half tail[width] = {};
+    template <class T>
+    static F load_first(const T* p, int count) {
+        T tail[width] = {};
         for (int i = 0; i < count; ++i) tail[i] = p[i];
         return load(tail);
     }

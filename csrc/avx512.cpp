@@ -17,11 +17,16 @@ struct Avx512 {
     static F load(const Half* p) {
         return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
     }
+    static F load(const Brain* p) {
+        const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+        return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+    }
     static F load_first(const float* p, int count) {
         return _mm512_maskz_loadu_ps(first(count), p);
     }
-    static F load_first(const Half* p, int count) {
-        Half tail[width] = {};
+    template <class T>
+    static F load_first(const T* p, int count) {
+        T tail[width] = {};
         for (int i = 0; i < count; ++i) tail[i] = p[i];
         return load(tail);
     }

@@ -4,6 +4,7 @@
 //
 //     grad_x = sum_y W y,   grad_y = sum_x W x
 //
+// The cosines are computed again, or copied where the forward pass kept them.
 // Every element of a result is summed by one thread in one order: no atomics, and the same bits
 // for any number of threads. Of all pairs of elements only one block is ever stored.
 #include <algorithm>
@@ -14,7 +15,8 @@
 
 #include "dense.h"
 #include "parallel.h"
-#include "smooth_chamfer.h"
+#include "sets_access.h"
+#include "similarity.h"
 #include "workspace.h"
 
 namespace divse {
@@ -35,17 +37,20 @@ struct Run {
 struct Side {
     Sets sets;
     float* grad;
+    bool of_queries;
 };
 
 class Backward {
 public:
-    Backward(Side x, Side y, const GradScores& grad_scores, const Similarity& similarity,
-             const Kernel& kernel, int threads)
-        : x_(x), y_(y), grad_scores_(grad_scores), kernel_(kernel), threads_(threads),
-          terms_(terms_of({similarity.alpha, true}, std::max(x.sets.elements, y.sets.elements))),
+    Backward(Side x, Side y, const GradScores& grad_scores, const Cosines& kept,
+             const Similarity& similarity, const Kernel& kernel, int threads)
+        : x_(x), y_(y), grad_scores_(grad_scores), kept_(kept), kernel_(kernel),
+          threads_(threads),
+          terms_(terms_of({similarity.measure, similarity.alpha, true},
+                          std::max(x.sets.elements, y.sets.elements))),
           dense_y_(number_y_rows(), y.sets.dim, kernel.width) {
         for (Index n = 0; n < y.sets.count; ++n) {
-            for (Index j = 0; j < length_at(y.sets, n); ++j) {
+            for (Index j = 0; j < length_of(y.sets, n); ++j) {
                 dense_y_.put(y_row_[at(n)] + j, element_at(y.sets, n, j));
             }
         }
@@ -60,7 +65,7 @@ public:
             moment += x_block(q, std::min(queries, x_.sets.count - q));
         }
         for (Index n = 0; n < y_.sets.count; ++n) {
-            for (Index j = 0; j < length_at(y_.sets, n); ++j) {
+            for (Index j = 0; j < length_of(y_.sets, n); ++j) {
                 float* out = y_.grad + (n * y_.sets.elements + j) * y_.sets.dim;
                 dense_y_.take_grad(y_row_[at(n)] + j, out);
             }
@@ -75,7 +80,7 @@ private:
         Index rows = 0;
         for (Index n = 0; n < y_.sets.count; ++n) {
             y_row_.push_back(rows);
-            rows += length_at(y_.sets, n);
+            rows += length_of(y_.sets, n);
         }
         y_row_.push_back(rows);
         return rows;
@@ -100,11 +105,11 @@ private:
     }
 
     double x_block(Index first, Index count) {
-        const PackedQueries packed(x_.sets, first, count, true, kernel_);
+        const PackedQueries packed(x_.sets, first, count, true, kernel_, x_.of_queries);
         const Index columns = packed.block().groups * x_.sets.elements * kernel_.width;
         Dense dense_x(columns, x_.sets.dim, kernel_.width);
         for (Index q = 0; q < count; ++q) {
-            for (Index k = 0; k < length_at(x_.sets, first + q); ++k) {
+            for (Index k = 0; k < length_of(x_.sets, first + q); ++k) {
                 dense_x.put(column(q, k), element_at(x_.sets, first + q, k));
             }
         }
@@ -135,34 +140,38 @@ private:
     }
 
     double weigh_part(const QueryBlock& block, const Run& part, float* out, Index stride) const {
-        std::vector<const float*> rows;
-        for (Index r = part.row; r < y_row_[at(part.last)]; ++r) {
-            rows.push_back(dense_y_.values.data() + r * dense_y_.stride);
+        if (kept_.values) {
+            copy_kept(block, part, out, stride);
+        } else {
+            std::vector<const float*> rows;
+            for (Index r = part.row; r < y_row_[at(part.last)]; ++r) {
+                rows.push_back(dense_y_.values.data() + r * dense_y_.stride);
+            }
+            kernel_.multiply(block, rows.data(), static_cast<Index>(rows.size()), out, stride);
         }
         std::vector<Index> counts;
-        for (Index n = part.first; n < part.last; ++n) counts.push_back(length_at(y_.sets, n));
-        const std::vector<float> grads = grads_in_lanes(block, part);
+        for (Index n = part.first; n < part.last; ++n) counts.push_back(length_of(y_.sets, n));
+        const std::vector<float> grads =
+            grads_in_lanes(block, grad_scores_, kernel_.width, part.first, part.last);
         const Workspace workspace(kernel_, 1, block.elements, y_.sets.elements, block.dim);
-        const DenseSets sets{rows.data(), counts.data(), part.last - part.first};
+        const DenseSets sets{counts.data(), part.last - part.first};
         return kernel_.weigh(block, sets, terms_, grads.data(), out, stride, workspace.scratch());
     }
 
-    // [set][group][lane], zero in lanes without a query.
-    std::vector<float> grads_in_lanes(const QueryBlock& block, const Run& part) const {
-        const Index lanes = block.groups * kernel_.width;
-        std::vector<float> grads(at((part.last - part.first) * lanes));
+    void copy_kept(const QueryBlock& block, const Run& part, float* out, Index stride) const {
+        const Index columns = block.groups * block.elements * kernel_.width;
         for (Index n = part.first; n < part.last; ++n) {
-            for (Index q = 0; q < block.count; ++q) {
-                grads[at((n - part.first) * lanes + q)] =
-                    grad_scores_.values[(block.first + q) * grad_scores_.query_stride +
-                                        n * grad_scores_.gallery_stride];
+            const float* from = kept_.values + n * y_.sets.elements * kept_.stride +
+                                block.first * block.elements;
+            for (Index j = 0; j < length_of(y_.sets, n); ++j, out += stride) {
+                std::copy_n(from + j * kept_.stride, columns, out);
             }
         }
-        return grads;
     }
 
     const Side x_, y_;
     const GradScores grad_scores_;  // query_stride moves along x
+    const Cosines kept_;
     const Kernel& kernel_;
     const int threads_;
     const Terms terms_;
@@ -179,10 +188,10 @@ double lanes_a_set(Index count, Index width) {
 double sizes_moment(const Sets& queries, const Sets& gallery, double alpha,
                     const GradScores& grads) {
     std::vector<double> logs;
-    for (Index n = 0; n < gallery.count; ++n) logs.push_back(std::log(length_at(gallery, n)));
+    for (Index n = 0; n < gallery.count; ++n) logs.push_back(std::log(length_of(gallery, n)));
     double moment = 0;
     for (Index q = 0; q < queries.count; ++q) {
-        const double log_k = std::log(length_at(queries, q));
+        const double log_k = std::log(length_of(queries, q));
         for (Index n = 0; n < gallery.count; ++n) {
             const float grad = grads.values[q * grads.query_stride + n * grads.gallery_stride];
             moment += grad * (log_k + logs[static_cast<std::size_t>(n)]);
@@ -195,19 +204,22 @@ double sizes_moment(const Sets& queries, const Sets& gallery, double alpha,
 
 double backward(const Sets& queries, const Sets& gallery, Similarity similarity,
                 const Kernel& kernel, int threads, const GradScores& grad_scores,
-                float* grad_queries, float* grad_gallery) {
-    Side x{queries, grad_queries}, y{gallery, grad_gallery};
+                const Cosines& kept, float* grad_queries, float* grad_gallery) {
+    Side x{queries, grad_queries, true}, y{gallery, grad_gallery, false};
     for (const Side& side : {x, y}) {
         std::fill_n(side.grad, side.sets.count * side.sets.elements * side.sets.dim, 0.0f);
     }
     if (queries.count == 0 || gallery.count == 0) return 0;
     GradScores grads = grad_scores;
-    if (lanes_a_set(gallery.count, kernel.width) < lanes_a_set(queries.count, kernel.width)) {
+    const bool gallery_fits_better =
+        lanes_a_set(gallery.count, kernel.width) < lanes_a_set(queries.count, kernel.width);
+    if (gallery_fits_better && !kept.values) {
         std::swap(grads.query_stride, grads.gallery_stride);
-        x = {gallery, grad_gallery}, y = {queries, grad_queries};
+        std::swap(x, y);
     }
     threads = worthwhile_threads(thread_count(threads), 3 * multiply_adds(queries, gallery));
-    double moment = Backward(x, y, grads, similarity, kernel, threads).run();
+    double moment = Backward(x, y, grads, kept, similarity, kernel, threads).run();
+    if (similarity.measure != Measure::smooth_chamfer) return 0;
     if (!similarity.log_mean) {
         moment -= sizes_moment(queries, gallery, similarity.alpha, grad_scores);
     }

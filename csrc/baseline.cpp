@@ -21,15 +21,13 @@ struct Baseline {
     // fp16: shift the fields in place and let a multiplication by 2^112 move the exponent, which
     // serves subnormal numbers too; infinity and NaN get the largest exponent back.
     static F load(const Half* p) {
-        typedef std::uint16_t Bits __attribute__((vector_size(8)));
-        Bits bits;
-        std::memcpy(&bits, p, sizeof bits);
-        const Mask wide = __builtin_convertvector(bits, Mask);
+        const Mask wide = widened(p);
         const Mask magnitude = (wide & 0x7fff) << 13;
         const Mask infinite = (magnitude >= 0x0f800000) & 0x7f800000;
         const Mask finite = (Mask)((F)magnitude * 0x1p112f);
         return (F)(finite | infinite | (wide & 0x8000) << 16);
     }
+    static F load(const Brain* p) { return (F)(widened(p) << 16); }
     template <class T>
     static F load_first(const T* p, int count) {
         T tail[width] = {};
@@ -67,6 +65,14 @@ struct Baseline {
         F total;
         for (int i = 0; i < width; ++i) total[i] = (s[i][0] + s[i][2]) + (s[i][1] + s[i][3]);
         return total;
+    }
+
+private:
+    static Mask widened(const void* p) {
+        typedef std::uint16_t Bits __attribute__((vector_size(8)));
+        Bits bits;
+        std::memcpy(&bits, p, sizeof bits);
+        return __builtin_convertvector(bits, Mask);
     }
 };
 

@@ -64,6 +64,19 @@ void Dense::take_grad(Index row, float* out) const {
     std::copy_n(grads.data() + row * stride, dim, out);
 }
 
+std::vector<float> grads_in_lanes(const QueryBlock& block, const GradScores& grads, Index width,
+                                  Index first, Index last) {
+    const Index lanes = block.groups * width;
+    std::vector<float> out(static_cast<std::size_t>((last - first) * lanes));
+    for (Index n = first; n < last; ++n) {
+        for (Index q = 0; q < block.count; ++q) {
+            out[static_cast<std::size_t>((n - first) * lanes + q)] =
+                grads.values[(block.first + q) * grads.query_stride + n * grads.gallery_stride];
+        }
+    }
+    return out;
+}
+
 Weights::Weights(Index r, Index c)
     : rows(r), columns(c), stride(c + apart), values(rows * stride) {}
 

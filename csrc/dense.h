@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "kernel.h"
 #include "workspace.h"
@@ -17,6 +18,10 @@ struct Dense {
     void put(std::int64_t row, const float* element);
     void take_grad(std::int64_t row, float* out) const;
 };
+
+// grads[set][group][lane] of a block in lanes: count is the number of its sets, zero in other lanes.
+std::vector<float> grads_in_lanes(const QueryBlock& block, const GradScores& grads,
+                                  std::int64_t width, std::int64_t first, std::int64_t last);
 
 // Weights of a block: a row for each y element, a column for each x element.
 struct Weights {

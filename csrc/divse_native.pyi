@@ -1,66 +1,97 @@
-"""Smooth-Chamfer between sets of vectors on a CPU; compiled from csrc/.
+"""Similarities of sets of vectors on a CPU; compiled from csrc/.
 
 Legend: B query sets of K elements, N gallery sets of L elements, D dims. Vectors are taken as they
 are (no normalisation), in any strides; copies are made only of arrays whose last axis is not
-contiguous or not aligned. What lies past a set's length never matters. The GIL is released.
-
-``alpha`` lies in (0, 1000]. ``threads=0`` means OMP_NUM_THREADS, or all CPUs of this process.
-``isa`` is "auto" or one of :func:`instruction_sets`. Wrong input raises ValueError.
+contiguous or not aligned, so memory maps are read in place. What lies past a set's length never
+matters. The GIL is released. Wrong input raises ValueError, an unknown keyword TypeError.
 """
+
+from typing import Literal, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
 _Floats = NDArray[np.float32]
-_Gallery = NDArray[np.float32] | NDArray[np.float16]
 _Ids = NDArray[np.int64]
+_Gallery = NDArray[np.float32] | NDArray[np.float16] | NDArray[np.uint16]
 
-def scores(
-    queries: _Floats,
-    gallery: _Gallery,
-    *,
-    alpha: float,
-    log_mean: bool = False,
-    query_lengths: _Ids | None = None,
-    gallery_lengths: _Ids | None = None,
-    threads: int = 0,
-    isa: str = "auto",
-) -> _Floats:
-    """Scores (B, N) of queries (B, K, D) float32 with a gallery (N, L, D) float32 or float16."""
+class _Similarity(TypedDict, total=False):
+    """Smooth-Chamfer (default), Chamfer, MaxSim or MIL, and how to run it.
+
+    alpha in (0, 1000] (default 16) and log_mean are Smooth-Chamfer's, reduction ("sum" or "mean")
+    MaxSim's. threads=0 means OMP_NUM_THREADS, or all CPUs of this process. isa is "auto" or one of
+    :func:`instruction_sets`.
+    """
+
+    similarity: str
+    alpha: float
+    log_mean: bool
+    reduction: str
+    query_lengths: _Ids | None
+    gallery_lengths: _Ids | None
+    threads: int
+    isa: str
+
+class _Options(_Similarity, total=False):
+    """Packed sets are (elements of all sets, D), set n from offsets[n] to offsets[n + 1].
+
+    A uint16 gallery needs gallery_type="bfloat16".
+    """
+
+    query_offsets: _Ids | None
+    gallery_offsets: _Ids | None
+    gallery_type: Literal["float32", "float16", "bfloat16"] | None
+
+def scores(queries: _Floats, gallery: _Gallery, **options: Unpack[_Options]) -> _Floats:
+    """Scores (B, N) of queries (B, K, D) with a gallery (N, L, D)."""
 
 def search(
     queries: _Floats,
     gallery: _Gallery,
     topk: int,
     *,
-    alpha: float,
-    log_mean: bool = False,
-    query_lengths: _Ids | None = None,
-    gallery_lengths: _Ids | None = None,
-    threads: int = 0,
-    isa: str = "auto",
+    excluded: NDArray[np.uint8] | None = None,
+    **options: Unpack[_Options],
 ) -> tuple[_Floats, _Ids]:
     """The best scores and their positions, both (B, topk), best first, ties by lower position.
 
-    Bit for bit the stable full sort of :func:`scores`, without ever storing B x N of them.
+    Bit n & 7 of byte n >> 3 of ``excluded`` leaves set n out; where too few sets are left, the last
+    scores are -inf and their positions -1. Bit for bit the stable full sort of :func:`scores`,
+    without ever storing B x N of them.
     """
+
+def candidate_scores(
+    queries: _Floats, gallery: _Gallery, candidates: _Ids, **options: Unpack[_Options]
+) -> _Floats:
+    """Scores (B, M) of every query with its own candidates (B, M), -inf where that is -1."""
+
+def scores_and_cosines(
+    queries: _Floats, gallery: _Floats, **options: Unpack[_Similarity]
+) -> tuple[_Floats, _Floats]:
+    """:func:`scores`, and the cosines (N * L, ceil(B / 16) * 16 * K) for :func:`backward`."""
 
 def backward(
     queries: _Floats,
     gallery: _Floats,
-    grad_scores: NDArray[np.float32],
+    grad_scores: _Floats,
     *,
-    alpha: float,
-    log_mean: bool = False,
-    query_lengths: _Ids | None = None,
-    gallery_lengths: _Ids | None = None,
-    threads: int = 0,
-    isa: str = "auto",
+    cosines: _Floats | None = None,
+    **options: Unpack[_Similarity],
 ) -> tuple[_Floats, _Floats, float]:
     """Gradients (B, K, D), (N, L, D) and for alpha of sum(grad_scores * scores).
 
-    Zero in the padding; the same bits for any number of threads.
+    Zero in the padding; the same bits for any number of threads. Those of a maximum go to the first
+    of several equal cosines.
     """
+
+def candidate_backward(
+    queries: _Floats,
+    gallery: _Floats,
+    candidates: _Ids,
+    grad_scores: _Floats,
+    **options: Unpack[_Similarity],
+) -> tuple[_Floats, _Floats, float]:
+    """As :func:`backward`, of sum(grad_scores * candidate_scores); all are (B, M)."""
 
 def instruction_sets() -> list[str]:
     """Instruction sets that this CPU can run, best first, such as ["avx512", "baseline"]."""

@@ -1,6 +1,5 @@
 // From cosines to a score, one set pair per lane. Axis a may be ragged over the lanes (elements of
-// the sets that the lanes hold), axis b is common to all lanes; the similarity is symmetric, so
-// either may be the query's.
+// the sets that the lanes hold), axis b is common to all lanes; either may be the query's.
 #pragma once
 
 #include "elementary.h"
@@ -14,7 +13,7 @@ struct Grid {
     std::int64_t a_stride, b_stride, a_first, b_first, a_count, b_count;
 };
 
-// Running sums, [element][lane]; the maxima only on the shifted path.
+// Running sums (on the path of maxima: maxima), [element][lane]; a_max and b_max only if shifted.
 struct Sums {
     float *a, *b, *a_max, *b_max;
 };
@@ -29,9 +28,11 @@ void fill(float* values, std::int64_t count, float value) {
 }
 
 template <class V>
-void begin(const Sums& sums, std::int64_t a, std::int64_t b, bool shifted) {
-    fill<V>(sums.a, a + b, 0.0f);  // a and b are adjacent, so are the maxima
-    if (shifted) fill<V>(sums.a_max, a + b, -__builtin_inff());
+void begin(const Sums& sums, std::int64_t a, std::int64_t b, Path path) {
+    constexpr float lowest = -__builtin_inff();
+    // a and b are adjacent, so are the maxima.
+    fill<V>(sums.a, a + b, path == Path::maxima ? lowest : 0.0f);
+    if (path == Path::shifted) fill<V>(sums.a_max, a + b, lowest);
 }
 
 // Lanes whose set has an element a.
@@ -40,23 +41,43 @@ typename V::Mask present(std::int64_t a, typename V::F a_lengths) {
     return V::less(V::broadcast(static_cast<float>(a)), a_lengths);
 }
 
-template <class V, bool Ragged>
-void fold_unshifted(const Grid& grid, typename V::F a_lengths, const Sums& sums,
-                    const Exp2<V>& exp2) {
+template <class V>
+struct AddExponentials {
+    using F = typename V::F;
+    static constexpr float identity = 0.0f;
+    const Exp2<V>& exp2;
+
+    F value(F cosine) const { return exp2(cosine); }
+    static F combine(F total, F x) { return V::add(total, x); }
+};
+
+// An element with NaN has only NaN cosines, so the last of its axis is one, and V::max(x, NaN) is
+// NaN: it is lost from maxima over other elements, never from its own.
+template <class V>
+struct KeepLargest {
+    using F = typename V::F;
+    static constexpr float identity = -__builtin_inff();
+
+    static F value(F cosine) { return cosine; }
+    static F combine(F largest, F x) { return V::max(largest, x); }
+};
+
+template <class V, bool Ragged, class Combine>
+void fold_once(const Grid& grid, typename V::F a_lengths, const Sums& sums, Combine combine) {
     using F = typename V::F;
     for (std::int64_t a = 0; a < grid.a_count; ++a) {
         const auto real = present<V>(grid.a_first + a, a_lengths);
         const float* cosines = grid.cosines + a * grid.a_stride;
-        F row = V::zero();
+        F row = V::broadcast(Combine::identity);
         float* column = sums.b + grid.b_first * V::width;
         for (std::int64_t b = 0; b < grid.b_count; ++b, column += V::width) {
-            F e = exp2(V::load(cosines + b * grid.b_stride));
-            if constexpr (Ragged) e = V::select(real, e, V::zero());
-            row = V::add(row, e);
-            V::store(column, V::add(V::load(column), e));
+            const F x = combine.value(V::load(cosines + b * grid.b_stride));
+            row = combine.combine(row, x);
+            const F old = V::load(column), next = combine.combine(old, x);
+            V::store(column, Ragged ? V::select(real, next, old) : next);
         }
         float* total = sums.a + (grid.a_first + a) * V::width;
-        V::store(total, V::add(V::load(total), row));
+        V::store(total, combine.combine(V::load(total), row));
     }
 }
 
@@ -115,16 +136,18 @@ void fold_shifted(const Grid& grid, typename V::F a_lengths, const Sums& sums,
     }
 }
 
-// Adds the exponentials of a tile to the running sums.
+// Folds a tile of cosines into the running sums.
 template <class V>
-void fold(const Grid& grid, typename V::F a_lengths, bool ragged, bool shifted, const Sums& sums,
+void fold(const Grid& grid, typename V::F a_lengths, bool ragged, Path path, const Sums& sums,
           const Exp2<V>& exp2) {
-    if (shifted) {
+    if (path == Path::shifted) {
         fold_shifted<V>(grid, a_lengths, sums, exp2);
-    } else if (ragged) {
-        fold_unshifted<V, true>(grid, a_lengths, sums, exp2);
+    } else if (path == Path::maxima) {
+        (ragged ? fold_once<V, true, KeepLargest<V>> : fold_once<V, false, KeepLargest<V>>)(
+            grid, a_lengths, sums, {});
     } else {
-        fold_unshifted<V, false>(grid, a_lengths, sums, exp2);
+        (ragged ? fold_once<V, true, AddExponentials<V>> : fold_once<V, false, AddExponentials<V>>)(
+            grid, a_lengths, sums, {exp2});
     }
 }
 
@@ -154,28 +177,79 @@ typename V::F mean_log(const float* values, const float* maxima, std::int64_t co
     return V::div(V::add(best, log), lengths);
 }
 
-// Scores of the lanes; NaN where a sum left its range (or the vectors hold NaN).
+// Folded sums of a set pair per lane, and what the axes are.
 template <class V>
-typename V::F score_of(const Sums& sums, std::int64_t a, std::int64_t b, typename V::F a_lengths,
-                       const Terms& terms, bool shifted) {
+struct Folded {
+    Sums sums;
+    std::int64_t a, b;
+    typename V::F a_lengths;
+    bool a_is_query;
+};
+
+template <class V>
+typename V::F smooth_score(const Folded<V>& folded, const Terms& terms, bool shifted,
+                           typename V::Mask& sound) {
     using F = typename V::F;
-    const F b_length = V::broadcast(static_cast<float>(b));
-    auto sound = V::less(V::zero(), a_lengths);
+    const Sums& sums = folded.sums;
+    const F a_length = folded.a_lengths, b_length = V::broadcast(static_cast<float>(folded.b));
     F both = V::add(
-        mean_log<V>(sums.a, sums.a_max, a, a_lengths, b_length, terms, shifted, sound),
-        mean_log<V>(sums.b, sums.b_max, b, b_length, a_lengths, terms, shifted, sound));
+        mean_log<V>(sums.a, sums.a_max, folded.a, a_length, b_length, terms, shifted, sound),
+        mean_log<V>(sums.b, sums.b_max, folded.b, b_length, a_length, terms, shifted, sound));
     if (!terms.log_mean) {
-        const F sizes = V::add(log2<V>(a_lengths), log2<V>(b_length));
+        const F sizes = V::add(log2<V>(a_length), log2<V>(b_length));
         both = V::add(both, V::div(sizes, V::broadcast(terms.scale)));
     }
-    return V::select(sound, V::mul(both, V::broadcast(0.5f)), V::broadcast(__builtin_nanf("")));
+    return V::mul(both, V::broadcast(0.5f));
+}
+
+// Sum and largest of one axis' maxima.
+template <class V>
+struct Best {
+    using F = typename V::F;
+    F sum = V::zero(), largest = V::broadcast(-__builtin_inff());
+
+    Best(const float* maxima, std::int64_t count, F lengths, typename V::Mask& sound) {
+        const F lowest = largest;
+        for (std::int64_t i = 0; i < count; ++i) {
+            const auto real = present<V>(i, lengths);
+            const F x = V::load(maxima + i * V::width), kept = V::select(real, x, V::zero());
+            sound = V::both(sound, V::less(lowest, kept));
+            sum = V::add(sum, kept);
+            largest = V::max(largest, V::select(real, x, lowest));
+        }
+    }
+};
+
+template <class V>
+typename V::F best_score(const Folded<V>& folded, const Terms& terms, typename V::Mask& sound) {
+    using F = typename V::F;
+    const F b_lengths = V::broadcast(static_cast<float>(folded.b));
+    const Best<V> a(folded.sums.a, folded.a, folded.a_lengths, sound);
+    const Best<V> b(folded.sums.b, folded.b, b_lengths, sound);
+    if (terms.measure == Measure::mil) return a.largest;
+    const F query_sum = folded.a_is_query ? a.sum : b.sum;
+    if (terms.measure == Measure::maxsim_sum) return query_sum;
+    if (terms.measure == Measure::maxsim_mean) {
+        return V::div(query_sum, folded.a_is_query ? folded.a_lengths : b_lengths);
+    }
+    const F both = V::add(V::div(a.sum, folded.a_lengths), V::div(b.sum, b_lengths));
+    return V::mul(both, V::broadcast(0.5f));
+}
+
+// Scores of the lanes; NaN where a sum left its range (or the vectors hold NaN).
+template <class V>
+typename V::F score_of(const Folded<V>& folded, const Terms& terms, Path path) {
+    auto sound = V::less(V::zero(), folded.a_lengths);
+    const auto score = path == Path::maxima
+                           ? best_score<V>(folded, terms, sound)
+                           : smooth_score<V>(folded, terms, path == Path::shifted, sound);
+    return V::select(sound, score, V::broadcast(__builtin_nanf("")));
 }
 
 // A first pass stores every score; the shifted one after it only those that are still open, so a
 // score does not depend on its neighbours.
-static inline float mended(float stored, float score, bool shifted, const Terms& terms) {
-    const bool second = shifted && !terms.shifted;
-    return second && stored == stored ? stored : score;
+static inline float mended(float stored, float score, Path path, const Terms& terms) {
+    return path != terms.path && stored == stored ? stored : score;
 }
 
 }  // namespace divse

@@ -3,7 +3,7 @@
 #include <vector>
 
 #include "parallel.h"
-#include "smooth_chamfer.h"
+#include "similarity.h"
 #include "topk.h"
 #include "workspace.h"
 
@@ -17,14 +17,16 @@ struct Span {
 };
 
 // Full groups of `width` queries go in lanes, so do the last ones if they nearly fill a group;
-// fewer go in rows. A packed block stays near L2. Depends on the shape of the queries alone.
-std::vector<Span> query_spans(const Sets& queries, const Kernel& kernel) {
+// fewer go in rows, unless their cosines are kept. A packed block stays near L2. Depends on the
+// shape of the queries alone.
+std::vector<Span> query_spans(const Sets& queries, const Kernel& kernel, bool all_in_lanes) {
     constexpr std::int64_t block_bytes = 512 << 10;
     const std::int64_t width = kernel.width, rest = queries.count % width;
     const std::int64_t group_bytes = queries.elements * queries.dim * 4 * width;
     const std::int64_t in_a_tile = std::max<std::int64_t>(1, tile_vectors / queries.elements);
     const std::int64_t groups = std::clamp<std::int64_t>(block_bytes / group_bytes, 1, in_a_tile);
-    const std::int64_t in_lanes = 8 * rest >= 5 * width ? queries.count : queries.count - rest;
+    const bool rest_in_lanes = all_in_lanes || 8 * rest >= 5 * width;
+    const std::int64_t in_lanes = rest_in_lanes ? queries.count : queries.count - rest;
     std::vector<Span> spans;
     for (std::int64_t q = 0; q < in_lanes; q += groups * width) {
         spans.push_back({q, std::min(groups * width, in_lanes - q), true});
@@ -39,9 +41,9 @@ std::vector<Span> query_spans(const Sets& queries, const Kernel& kernel) {
 class Work {
 public:
     Work(const Sets& queries, const Sets& gallery, const Similarity& similarity,
-         const Kernel& kernel, int requested_threads)
-        : spans(query_spans(queries, kernel)), queries_(queries), gallery_(gallery),
-          kernel_(kernel),
+         const Kernel& kernel, int requested_threads, const Cosines& kept)
+        : spans(query_spans(queries, kernel, kept.values != nullptr)), queries_(queries),
+          gallery_(gallery), kernel_(kernel), kept_(kept),
           terms_(terms_of(similarity, std::max(queries.elements, gallery.elements))),
           threads_(worthwhile_threads(thread_count(requested_threads),
                                       multiply_adds(queries, gallery))) {
@@ -51,8 +53,8 @@ public:
                                           (gallery.count + 63) / 64);
     }
 
-    // visit(span index, range, block, first set, last set, score) where score(n, end, out, stride)
-    // computes sets n..end; one call a task.
+    // visit(span index, range, first set, last set, score) where score(sets, n, end, out, stride)
+    // computes sets n..end of (a selection of) the gallery; one call a task.
     template <class Visit>
     void run(const Visit& visit) const {
         const auto tasks = static_cast<std::int64_t>(spans.size()) * ranges;
@@ -63,9 +65,10 @@ public:
             const QueryBlock& block = packed.block();
             const Workspace workspace(kernel_, span.in_lanes ? block.groups : span.count,
                                       queries_.elements, gallery_.elements, queries_.dim);
-            const auto score = [&](std::int64_t n, std::int64_t end, float* out,
+            const auto score = [&](const Sets& sets, std::int64_t n, std::int64_t end, float* out,
                                    std::int64_t stride) {
-                kernel_.score(block, gallery_, n, end, terms_, out, stride, workspace.scratch());
+                kernel_.score(block, sets, n, end, terms_, out, stride, kept_,
+                              workspace.scratch());
             };
             visit(index, range, border(range), border(range + 1), score);
         });
@@ -80,28 +83,42 @@ private:
     const Sets& queries_;
     const Sets& gallery_;
     const Kernel& kernel_;
+    const Cosines kept_;
     const Terms terms_;
     const int threads_;
 };
 
+constexpr std::int64_t sets_at_once = 128;
+
+// Sets first..last that are not excluded.
+std::int64_t list_included(const std::uint8_t* excluded, std::int64_t first, std::int64_t last,
+                           std::int64_t* ids) {
+    std::int64_t count = 0;
+    for (std::int64_t n = first; n < last; ++n) {
+        ids[count] = n;
+        count += !(excluded[n >> 3] >> (n & 7) & 1);
+    }
+    return count;
+}
+
 }  // namespace
 
 void scores(const Sets& queries, const Sets& gallery, Similarity similarity, const Kernel& kernel,
-            int threads, float* out) {
+            int threads, float* out, const Cosines& kept) {
     if (queries.count == 0 || gallery.count == 0) return;
-    const Work work(queries, gallery, similarity, kernel, threads);
+    const Work work(queries, gallery, similarity, kernel, threads, kept);
     work.run([&](std::int64_t span, std::int64_t, std::int64_t first, std::int64_t last,
                  const auto& score) {
         const std::int64_t row = work.spans[static_cast<std::size_t>(span)].first;
-        score(first, last, out + row * gallery.count + first, gallery.count);
+        score(gallery, first, last, out + row * gallery.count + first, gallery.count);
     });
 }
 
 void search(const Sets& queries, const Sets& gallery, Similarity similarity, const Kernel& kernel,
-            int threads, std::int64_t topk, float* out_scores, std::int64_t* out_ids) {
+            int threads, std::int64_t topk, const std::uint8_t* excluded, float* out_scores,
+            std::int64_t* out_ids) {
     if (queries.count == 0) return;
-    constexpr std::int64_t sets_at_once = 128;
-    const Work work(queries, gallery, similarity, kernel, threads);
+    const Work work(queries, gallery, similarity, kernel, threads, {nullptr, 0});
     const auto ranges = static_cast<std::size_t>(work.ranges);
     // best[query][range]; every task fills its own.
     std::vector<TopK> best(static_cast<std::size_t>(queries.count) * ranges, TopK(topk));
@@ -110,11 +127,26 @@ void search(const Sets& queries, const Sets& gallery, Similarity similarity, con
         const Span& span = work.spans[static_cast<std::size_t>(index)];
         std::vector<float> buffer(static_cast<std::size_t>(span.count * sets_at_once));
         TopK* own = best.data() + static_cast<std::size_t>(span.first * work.ranges + range);
+        std::int64_t ids[sets_at_once];
         for (std::int64_t n = first; n < last; n += sets_at_once) {
-            const std::int64_t count = std::min(sets_at_once, last - n);
-            score(n, n + count, buffer.data(), sets_at_once);
+            const std::int64_t end = std::min(n + sets_at_once, last);
+            const std::int64_t count = excluded ? list_included(excluded, n, end, ids) : end - n;
+            if (count == end - n) {
+                score(gallery, n, end, buffer.data(), sets_at_once);
+            } else {
+                Sets included = gallery;
+                included.ids = ids;
+                included.count = count;
+                score(included, 0, count, buffer.data(), sets_at_once);
+            }
             for (std::int64_t q = 0; q < span.count; ++q) {
-                own[q * work.ranges].offer(buffer.data() + q * sets_at_once, count, n);
+                const float* scores = buffer.data() + q * sets_at_once;
+                TopK& top = own[q * work.ranges];
+                if (count == end - n) {
+                    top.offer(scores, count, n);
+                } else {
+                    for (std::int64_t i = 0; i < count; ++i) top.offer({scores[i], ids[i]});
+                }
             }
         }
     });

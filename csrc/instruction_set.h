@@ -10,12 +10,20 @@ namespace divse {
 template <class V>
 void score_block(const QueryBlock& block, const Sets& gallery, std::int64_t first,
                  std::int64_t last, const Terms& terms, float* out, std::int64_t stride,
-                 const Scratch& scratch) {
+                 const Cosines& kept, const Scratch& scratch) {
     if (block.in_lanes) {
-        PanelScorer<V>(block, gallery, terms, scratch).run(first, last, out, stride);
+        PanelScorer<V>(block, gallery, terms, kept, scratch).run(first, last, out, stride);
     } else {
         ScanScorer<V>(block, gallery, terms, scratch).run(first, last, out, stride);
     }
+}
+
+template <class V>
+void multiply_block(const QueryBlock& block, const float* const* rows, std::int64_t count,
+                    float* out, std::int64_t stride) {
+    const std::int64_t step = V::panel * V::width;
+    gemm<V>(rows, count, 1, {block.values, step, step * block.dim}, block.groups * block.elements,
+            block.dim, out, stride, false);
 }
 
 template <class V>
@@ -28,7 +36,8 @@ void accumulate(const float* const* rows, std::int64_t count, std::int64_t step,
 
 template <class V>
 constexpr Kernel kernel_of(const char* name) {
-    return {name, V::width, V::panel, score_block<V>, weigh<V>, accumulate<V>};
+    return {name, V::width, V::panel, score_block<V>, multiply_block<V>, weigh<V>,
+            accumulate<V>};
 }
 
 }  // namespace divse

@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-#include "smooth_chamfer.h"
+#include "similarity.h"
 
 namespace divse {
 
@@ -25,6 +25,7 @@ struct QueryBlock {
     const float* values;
     const float* lengths;          // in lanes
     const std::int64_t* counts;    // in rows: (count,) real elements
+    bool of_queries;               // false: these are gallery sets (in gradients)
 };
 
 // Memory of one worker, allocated by Workspace in workspace.h.
@@ -36,17 +37,20 @@ struct Scratch {
     std::int64_t* places;  // where in the tile their cosines go
 };
 
-// Scales of one call, made once.
+// What a fold accumulates: exponentials, exponentials shifted by running maxima, or maxima alone.
+enum class Path { sums, shifted, maxima };
+
+// One call's similarity, made once.
 struct Terms {
+    Measure measure;
+    Path path;
     float scale;    // alpha log2(e): exp(alpha c) = 2^(scale c) and ln(x) / alpha = log2(x) / scale
-    bool shifted;   // the range needs row and column maxima
     bool log_mean;
 };
 
-// Gallery sets of one backward tile: dense fp32 rows, set after set.
+// Elements of the gallery sets of one backward tile, (sets,).
 struct DenseSets {
-    const float* const* rows;      // (elements of all sets,)
-    const std::int64_t* counts;    // (sets,)
+    const std::int64_t* counts;
     std::int64_t sets;
 };
 
@@ -56,15 +60,19 @@ struct Kernel {
     int panel;  // vectors of a query panel
 
     // out[(q - block.first) * stride + (n - first)] for all queries of the block, n in first..last.
+    // Only blocks in lanes keep cosines, of a gallery without ids.
     void (*score)(const QueryBlock& block, const Sets& gallery, std::int64_t first,
                   std::int64_t last, const Terms& terms, float* out, std::int64_t stride,
-                  const Scratch& scratch);
+                  const Cosines& kept, const Scratch& scratch);
 
-    // Weights [gallery element][query vector][lane] = grad * w_ij (zero in padding) of a block in
-    // lanes, `stride` floats an element; grads [set][group][lane]. Returns the sum of
-    // grad * (sum_ij w_ij c_ij - SC).
+    // Cosines [gallery element][query vector][lane] of a block in lanes, `stride` floats a row.
+    void (*multiply)(const QueryBlock& block, const float* const* rows, std::int64_t count,
+                     float* out, std::int64_t stride);
+
+    // Overwrites such cosines by grad * w_ij (zero in padding); grads [set][group][lane]. Returns
+    // the sum of grad * (sum_ij w_ij c_ij - SC), or 0 for a similarity without alpha.
     double (*weigh)(const QueryBlock& block, const DenseSets& gallery, const Terms& terms,
-                    const float* grads, float* weights, std::int64_t stride,
+                    const float* grads, float* tile, std::int64_t stride,
                     const Scratch& scratch);
 
     // c[row][0..vectors * width) += sum_t rows[row][t * step] * b[t * b_stride + ...]

@@ -22,8 +22,8 @@ public:
         for (std::int64_t n = first; n < last; n += V::width) {
             const Lanes lanes = lanes_of(n, least(V::width, last - n));
             float* scores = out + (n - first);
-            const bool sound = score(lanes, terms_.shifted, scores, stride);
-            if (!sound && !terms_.shifted) score(lanes, true, scores, stride);
+            const bool sound = score(lanes, terms_.path, scores, stride);
+            if (!sound && terms_.path == Path::sums) score(lanes, Path::shifted, scores, stride);
         }
     }
 
@@ -47,22 +47,22 @@ private:
     }
 
     // Scores of all queries with the sets in the lanes; false if one was left as NaN.
-    bool score(const Lanes& lanes, bool shifted, float* out, std::int64_t stride) const {
+    bool score(const Lanes& lanes, Path path, float* out, std::int64_t stride) const {
         const std::int64_t longest = lanes.longest;
         for (std::int64_t q = 0; q < block_.count; ++q) {
-            begin<V>(sums(q, longest), longest, block_.counts[q], shifted);
+            begin<V>(sums(q, longest), longest, block_.counts[q], path);
         }
         for (std::int64_t j = 0; j < longest; j += tile_elements) {
             const Range elements{j, least(j + tile_elements, longest)};
             for (std::int64_t x = 0; x < query_rows_; x += tile_vectors) {
                 const Range rows{x, least(x + tile_vectors, query_rows_)};
                 multiply(lanes, elements, rows);
-                fold_all(lanes, elements, rows, shifted);
+                fold_all(lanes, elements, rows, path);
             }
         }
         bool sound = true;
         for (std::int64_t q = 0; q < block_.count; ++q) {
-            sound &= store(lanes, q, shifted, out + q * stride);
+            sound &= store(lanes, q, path, out + q * stride);
         }
         return sound;
     }
@@ -85,11 +85,14 @@ private:
         for (int i = 0; i < row_padding; ++i) scratch_.rows[count + i] = scratch_.rows[0];
         const Rows rows{block_.values, block_.padded_dim, x.begin, x.end - x.begin};
         const Elements elements{scratch_.rows, scratch_.places, count, block_.dim};
-        const bool half = gallery_.element == Element::f16;
-        (half ? dot_products<V, Half> : dot_products<V, float>)(rows, elements, scratch_.tile);
+        switch (gallery_.element) {
+            case Element::f32: return dot_products<V, float>(rows, elements, scratch_.tile);
+            case Element::f16: return dot_products<V, Half>(rows, elements, scratch_.tile);
+            case Element::bf16: return dot_products<V, Brain>(rows, elements, scratch_.tile);
+        }
     }
 
-    void fold_all(const Lanes& lanes, Range j, Range x, bool shifted) const {
+    void fold_all(const Lanes& lanes, Range j, Range x, Path path) const {
         const std::int64_t k = block_.elements, row = (x.end - x.begin) * V::width;
         for (std::int64_t q = x.begin / k; q * k < x.end; ++q) {
             const std::int64_t from = most(q * k, x.begin);
@@ -98,17 +101,18 @@ private:
             const float* cosines = scratch_.tile + (from - x.begin) * V::width;
             const Grid grid{cosines,      row,               V::width, j.begin,
                             from - q * k, j.end - j.begin, to - from};
-            fold<V>(grid, lanes.lengths, lanes.ragged, shifted, sums(q, lanes.longest), exp2_);
+            fold<V>(grid, lanes.lengths, lanes.ragged, path, sums(q, lanes.longest), exp2_);
         }
     }
 
-    bool store(const Lanes& lanes, std::int64_t q, bool shifted, float* out) const {
+    bool store(const Lanes& lanes, std::int64_t q, Path path, float* out) const {
         float scores[V::width];
-        V::store(scores, score_of<V>(sums(q, lanes.longest), lanes.longest, block_.counts[q],
-                                     lanes.lengths, terms_, shifted));
+        const Folded<V> folded{sums(q, lanes.longest), lanes.longest, block_.counts[q],
+                               lanes.lengths, false};
+        V::store(scores, score_of<V>(folded, terms_, path));
         bool sound = true;
         for (std::int64_t lane = 0; lane < lanes.count; ++lane) {
-            out[lane] = mended(out[lane], scores[lane], shifted, terms_);
+            out[lane] = mended(out[lane], scores[lane], path, terms_);
             sound &= out[lane] == out[lane];
         }
         return sound;

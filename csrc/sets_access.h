@@ -9,24 +9,37 @@ static inline std::int64_t least(std::int64_t a, std::int64_t b) { return a < b 
 static inline std::int64_t most(std::int64_t a, std::int64_t b) { return a < b ? b : a; }
 
 static inline std::int64_t length_of(const Sets& sets, std::int64_t n) {
+    if (sets.ids) n = sets.ids[n];
+    if (sets.offsets) return sets.offsets[n + 1] - sets.offsets[n];
     return sets.lengths ? sets.lengths[n] : sets.elements;
 }
 
 static inline const void* element_of(const Sets& sets, std::int64_t n, std::int64_t j) {
-    const std::int64_t at = n * sets.set_stride + j * sets.element_stride;
-    if (sets.element == Element::f16) return static_cast<const Half*>(sets.values) + at;
-    return static_cast<const float*>(sets.values) + at;
+    if (sets.ids) n = sets.ids[n];
+    const std::int64_t at = sets.offsets ? (sets.offsets[n] + j) * sets.element_stride
+                                         : n * sets.set_stride + j * sets.element_stride;
+    if (sets.element == Element::f32) return static_cast<const float*>(sets.values) + at;
+    return static_cast<const std::uint16_t*>(sets.values) + at;
 }
 
-// fp16 to fp32; reads nothing past `dim`.
-template <class V>
-void widen(const Half* half, float* out, std::int64_t dim) {
+// To fp32; reads nothing past `dim`.
+template <class V, class T>
+void widen(const void* element, float* out, std::int64_t dim) {
+    const T* from = static_cast<const T*>(element);
     std::int64_t d = 0;
-    for (; d + V::width <= dim; d += V::width) V::store(out + d, V::load(half + d));
+    for (; d + V::width <= dim; d += V::width) V::store(out + d, V::load(from + d));
     if (d == dim) return;
     float tail[V::width];
-    V::store(tail, V::load_first(half + d, static_cast<int>(dim - d)));
+    V::store(tail, V::load_first(from + d, static_cast<int>(dim - d)));
     for (std::int64_t i = d; i < dim; ++i) out[i] = tail[i - d];
+}
+
+// The element in fp32: in place, or widened into `memory` (dim floats).
+template <class V>
+const float* floats_of(Element type, const void* element, float* memory, std::int64_t dim) {
+    if (type == Element::f32) return static_cast<const float*>(element);
+    (type == Element::f16 ? widen<V, Half> : widen<V, Brain>)(element, memory, dim);
+    return memory;
 }
 
 }  // namespace divse

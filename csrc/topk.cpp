@@ -1,6 +1,7 @@
 #include "topk.h"
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 namespace divse {
@@ -44,7 +45,8 @@ void merge(TopK* streams, std::size_t count, std::int64_t topk, float* scores, s
     for (std::size_t stream = 1; stream < count; ++stream) {
         for (const Hit& hit : streams[stream].take()) streams[0].offer(hit);
     }
-    const std::vector<Hit> hits = streams[0].take();
+    std::vector<Hit> hits = streams[0].take();
+    hits.resize(static_cast<std::size_t>(topk), {-std::numeric_limits<float>::infinity(), -1});
     for (std::int64_t i = 0; i < topk; ++i) {
         scores[i] = hits[static_cast<std::size_t>(i)].score;
         ids[i] = hits[static_cast<std::size_t>(i)].id;

@@ -28,7 +28,7 @@ private:
     std::vector<Hit> hits_;  // a heap, the worst on top, once it is full
 };
 
-// The best `topk` of several streams over one gallery of at least that many sets.
+// The best `topk` of several streams; -inf with id -1 where they hold fewer.
 void merge(TopK* streams, std::size_t count, std::int64_t topk, float* scores, std::int64_t* ids);
 
 }  // namespace divse

@@ -5,6 +5,8 @@
 #include <cstring>
 #include <new>
 
+#include "sets_access.h"
+
 namespace divse {
 
 namespace {
@@ -23,10 +25,10 @@ std::int64_t packed_size(const QueryBlock& block, const Kernel& kernel) {
 }
 
 QueryBlock describe(const Sets& queries, std::int64_t first, std::int64_t count, bool in_lanes,
-                    const Kernel& kernel) {
+                    const Kernel& kernel, bool of_queries) {
     const std::int64_t groups = (count + kernel.width - 1) / kernel.width;
     return {in_lanes,    first,   count,   groups, queries.elements, queries.dim,
-            round_up(queries.dim, kernel.width), nullptr, nullptr, nullptr};
+            round_up(queries.dim, kernel.width), nullptr, nullptr, nullptr, of_queries};
 }
 
 }  // namespace
@@ -37,12 +39,8 @@ Floats::Floats(std::int64_t count)
 
 void Floats::Free::operator()(float* memory) const { ::operator delete(memory, alignment); }
 
-std::int64_t length_at(const Sets& sets, std::int64_t n) {
-    return sets.lengths ? sets.lengths[n] : sets.elements;
-}
-
 const float* element_at(const Sets& sets, std::int64_t n, std::int64_t k) {
-    return static_cast<const float*>(sets.values) + n * sets.set_stride + k * sets.element_stride;
+    return static_cast<const float*>(element_of(sets, n, k));
 }
 
 double multiply_adds(const Sets& queries, const Sets& gallery) {
@@ -51,15 +49,19 @@ double multiply_adds(const Sets& queries, const Sets& gallery) {
 }
 
 Terms terms_of(const Similarity& similarity, std::int64_t largest_set) {
+    if (similarity.measure != Measure::smooth_chamfer) {
+        return {similarity.measure, Path::maxima, 1.0f, false};
+    }
     const double alpha = similarity.alpha;
     const double reach = 1.01 * alpha + std::log(static_cast<double>(largest_set));
     const bool shifted = alpha < 1 || alpha > 80 || reach > 88;
-    return {static_cast<float>(alpha * 1.4426950408889634), shifted, similarity.log_mean};
+    return {similarity.measure, shifted ? Path::shifted : Path::sums,
+            static_cast<float>(alpha * 1.4426950408889634), similarity.log_mean};
 }
 
 PackedQueries::PackedQueries(const Sets& queries, std::int64_t first, std::int64_t count,
-                             bool in_lanes, const Kernel& kernel)
-    : block_(describe(queries, first, count, in_lanes, kernel)),
+                             bool in_lanes, const Kernel& kernel, bool of_queries)
+    : block_(describe(queries, first, count, in_lanes, kernel, of_queries)),
       values_(packed_size(block_, kernel)) {
     const std::size_t floats = static_cast<std::size_t>(packed_size(block_, kernel));
     std::memset(values_.data(), 0, floats * sizeof(float));
@@ -77,7 +79,7 @@ void PackedQueries::pack_lanes(const Sets& queries, const Kernel& kernel) {
     const std::int64_t width = kernel.width, panel = kernel.panel, dim = block_.dim;
     lengths_.assign(static_cast<std::size_t>(block_.groups * width), 1.0f);
     for (std::int64_t q = 0; q < block_.count; ++q) {
-        const std::int64_t length = length_at(queries, block_.first + q), lane = q % width;
+        const std::int64_t length = length_of(queries, block_.first + q), lane = q % width;
         lengths_[static_cast<std::size_t>(q)] = static_cast<float>(length);
         for (std::int64_t k = 0; k < length; ++k) {
             const std::int64_t vector = q / width * block_.elements + k;
@@ -91,7 +93,7 @@ void PackedQueries::pack_lanes(const Sets& queries, const Kernel& kernel) {
 
 void PackedQueries::pack_rows(const Sets& queries) {
     for (std::int64_t q = 0; q < block_.count; ++q) {
-        const std::int64_t length = length_at(queries, block_.first + q);
+        const std::int64_t length = length_of(queries, block_.first + q);
         counts_.push_back(length);
         for (std::int64_t k = 0; k < length; ++k) {
             float* to = values_.data() + (q * block_.elements + k) * block_.padded_dim;

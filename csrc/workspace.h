@@ -22,16 +22,15 @@ private:
     std::unique_ptr<float, Free> memory_;
 };
 
-std::int64_t length_at(const Sets& sets, std::int64_t n);
 const float* element_at(const Sets& sets, std::int64_t n, std::int64_t k);  // of f32 sets
-double multiply_adds(const Sets& queries, const Sets& gallery);              // of all cosines
+double multiply_adds(const Sets& queries, const Sets& gallery);  // of all cosines
 Terms terms_of(const Similarity& similarity, std::int64_t largest_set);
 
-// Queries `first`.. in the layout of QueryBlock.
+// Queries `first`.. (or gallery sets, for gradients) in the layout of QueryBlock.
 class PackedQueries {
 public:
     PackedQueries(const Sets& queries, std::int64_t first, std::int64_t count, bool in_lanes,
-                  const Kernel& kernel);
+                  const Kernel& kernel, bool of_queries = true);
     const QueryBlock& block() const { return block_; }
 
 private:

@@ -12,13 +12,13 @@ from native_cases import (
     ALPHAS,
     SHAPES,
     SIZES,
+    check_scores,
     every_isa,
+    full_sort,
     make_lengths,
     make_sets,
-    plain_scores,
     with_nan_padding,
 )
-from tolerance import assert_close_to_float64
 
 import divse_native
 
@@ -26,19 +26,6 @@ import divse_native
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
-
-
-def check_scores(queries, gallery, isa, *, given=None, **options):
-    """``given``: the arrays to pass instead, equal but for padding or layout."""
-    exact, plain = (
-        plain_scores(torch.from_numpy(queries).to(t), torch.from_numpy(gallery).to(t), **options)
-        for t in (torch.float64, torch.float32)
-    )
-    result = divse_native.scores(*(given or (queries, gallery)), isa=isa, **options)
-    assert result.dtype == np.float32
-    scale = max(1.0, exact.abs().max().item())
-    assert_close_to_float64(result, plain, exact, scale)
-    return result
 
 
 @every_isa
@@ -153,11 +140,6 @@ def test_any_strides(isa, dtype, rng):
     assert np.ptp(divse_native.scores(queries, broadcast, alpha=16.0, isa=isa), axis=1).max() == 0
 
 
-def full_sort(scores, topk):
-    ids = np.argsort(-scores, axis=1, kind="stable")[:, :topk]
-    return np.take_along_axis(scores, ids, axis=1), ids
-
-
 @every_isa
 @pytest.mark.parametrize("size", SIZES + (700,))
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
@@ -258,7 +240,10 @@ def test_no_queries_and_no_gallery(rng):
     [
         ({"queries": np.zeros((3, 2, 8))}, "queries: got dtype float64, expected float32"),
         ({"queries": np.zeros((3, 2, 8), np.float16)}, "queries: got dtype float16"),
-        ({"gallery": np.zeros((5, 2, 8), np.int8)}, "expected float32 or float16"),
+        (
+            {"gallery": np.zeros((5, 2, 8), np.int8)},
+            "expected float32, float16, or uint16 with gallery_type",
+        ),
         ({"gallery": np.zeros((5, 8), np.float32)}, r"gallery: got shape \(5, 8\)"),
         ({"gallery": np.zeros((5, 0, 8), np.float32)}, "at least 1 element"),
         ({"gallery": np.zeros((5, 2, 9), np.float32)}, "8 dims and the gallery has 9"),

@@ -24,7 +24,9 @@ def rng():
 
 def gradients(dtype, queries, gallery, grads, alpha, **options):
     leaves = [torch.tensor(x, dtype=dtype, requires_grad=True) for x in (queries, gallery, alpha)]
-    scores = plain_scores(leaves[0], leaves[1], alpha=leaves[2], **options)
+    if "similarity" not in options:
+        options["alpha"] = leaves[2]
+    scores = plain_scores(leaves[0], leaves[1], **options)
     scores.backward(torch.from_numpy(grads).to(dtype))
     return [leaf.grad for leaf in leaves]
 
