@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from divse_kernels import smooth_chamfer_backward, smooth_chamfer_forward
+from divse_kernels import candidates, smooth_chamfer_backward, smooth_chamfer_forward
 from divse_kernels.launch import Side
 
 TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 SCORES, TRAINING, FEW = (1024, 65_536), (128, 640), (1, 1_000_000)  # query sets, gallery sets
+RERANKED = (64, 1_000_000)
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,17 @@ def gradient(case: Case) -> None:
     )
 
 
-OPERATIONS: dict[str, Callable[[Case], Any]] = {"scores": scores, "gradient": gradient}
+def reranked(case: Case) -> None:
+    """A thousand candidates for every query."""
+    chosen = absent(case.sets[0], 1000, dtype=torch.int64)
+    candidates.scores(case.queries, case.gallery, chosen, case.level, False)
+
+
+OPERATIONS: dict[str, Callable[[Case], Any]] = {
+    "scores": scores,
+    "gradient": gradient,
+    "candidates": reranked,
+}
 
 #: One row a path that matters for speed; every one is compiled by the tests, so they are few.
 GUARDED = (
@@ -111,6 +122,10 @@ OTHERS = (
     Case("gradient", 4, 1024, dtype="fp32"),
     Case("gradient", 4, 1024, ragged=True),
     Case("gradient", 32, 128),
+    Case("candidates", 4, 1024, RERANKED),
+    Case("candidates", 4, 1024, RERANKED, dtype="fp32"),
+    Case("candidates", 4, 1024, RERANKED, ragged=True),
+    Case("candidates", 32, 128, RERANKED),
 )
 
 

@@ -11,7 +11,7 @@ from divse.similarity import blocked
 from divse.similarity.inputs import Sets
 from divse.similarity.table import Similarity
 
-_OPERATIONS = frozenset({"scores", "search", "hardest_negatives"})
+_OPERATIONS = frozenset({"scores", "candidates", "search", "hardest_negatives"})
 
 
 def why_not(operation: str, queries: Sets, gallery: Sets, similarity: Similarity) -> str | None:
@@ -25,9 +25,18 @@ def why_not(operation: str, queries: Sets, gallery: Sets, similarity: Similarity
     except ImportError as error:
         return f"Triton is not installed ({error})"
     differentiable = queries.values.requires_grad or gallery.values.requires_grad
-    if similarity.name != "smooth_chamfer" and differentiable and torch.is_grad_enabled():
-        return f"it has no gradient for {similarity.name}"
-    reason: str | None = divse_kernels.supports(*_one_dtype(queries.values, gallery.values))
+    if differentiable and torch.is_grad_enabled():
+        if similarity.name != "smooth_chamfer":
+            return f"it has no gradient for {similarity.name}"
+        if operation == "candidates":
+            return "it has no gradient for candidates"
+    # Without the sets themselves, as a conversion would copy them.
+    q, g = queries.values[:0], gallery.values[:0]
+    reason: str | None
+    if operation == "candidates":
+        reason = divse_kernels.supports(_query_dtype(q, g), g, mixed=True)
+    else:
+        reason = divse_kernels.supports(*_one_dtype(q, g))
     return reason
 
 
@@ -35,6 +44,11 @@ def _one_dtype(q: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
     """The tensor cores multiply operands of one type: a mixed pair goes to the wider one."""
     wide = torch.promote_types(q.dtype, g.dtype)
     return q.to(wide), g.to(wide)
+
+
+def _query_dtype(q: Tensor, g: Tensor) -> Tensor:
+    """Queries in the gallery's type, or else in float32: a gallery is too large to convert."""
+    return q if q.dtype == g.dtype else q.to(torch.promote_types(q.dtype, torch.float32))
 
 
 def scores(
@@ -47,6 +61,28 @@ def scores(
     result: Tensor = divse_kernels.scores(
         q,
         g,
+        similarity.name,
+        query_lengths=queries.lengths,
+        gallery_lengths=gallery.lengths,
+        **parameters,
+    )
+    return result
+
+
+def candidates(
+    queries: Sets,
+    gallery: Sets,
+    chosen: Tensor,
+    similarity: Similarity,
+    parameters: dict[str, Any],
+) -> Tensor:
+    """Scores (B, M) of each query with its own candidates (B, M), -1 = none."""
+    import divse_kernels
+
+    result: Tensor = divse_kernels.score_candidates(
+        _query_dtype(queries.values, gallery.values),
+        gallery.values,
+        chosen.to(torch.int64),
         similarity.name,
         query_lengths=queries.lengths,
         gallery_lengths=gallery.lengths,

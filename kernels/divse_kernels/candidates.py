@@ -1,8 +1,8 @@
 """Scores of each query with gallery sets of its own, which are gathered as they are multiplied.
 
 A program takes one query and a block of its candidates. Gathered elements lie along the rows, each
-read once, a whole row of BLOCK_D values at a time; the few elements of the query lie along the
-columns, repeated until they fill the 16 that a product on tensor cores has.
+read once, BLOCK_D values of it at a time; the few elements of the query lie along the columns,
+repeated until they fill the 16 that a product on tensor cores has.
 """
 
 import dataclasses
@@ -14,13 +14,15 @@ from torch import Tensor
 
 from divse_kernels import score_tile
 from divse_kernels.launch import Side, launches, on_device, problem
+from divse_kernels.ops import check_lengths, read_alpha, supports
 from divse_kernels.problem import SMOOTH_CHAMFER, Problem, padded
+from divse_kernels.score_ops import kernel_name
 from divse_kernels.score_tile import tile_scores
 from divse_kernels.tuning import Tile, candidates_tile
 
 
 @triton.jit
-def score_candidates(
+def score_gathered(
     gallery_ptr,  # [N, K, D]
     query_ptr,  # [B, L, D]
     candidate_ptr,  # [B, M] int64, -1: none
@@ -60,46 +62,49 @@ def score_candidates(
     query = tl.program_id(0) // blocks
     first = tl.program_id(0) % blocks * M_SETS
     own = query.to(tl.int64) * M
-    scores = tile_scores(
-        gallery_ptr,
-        candidate_ptr + own,
-        gallery_lengths_ptr,
-        first,
-        M,
-        stride_gallery_set,
-        stride_gallery_element,
-        query_ptr,
-        None,
-        query_lengths_ptr,
-        query,
-        query + 1,  # as if it were the last: all column sets are this query
-        stride_query_set,
-        stride_query_element,
-        alpha,
-        D,
-        K,
-        L,
-        K2,
-        L2,
-        FACTORS,
-        LOG_MEAN,
-        ROW_RAGGED,
-        COLUMN_RAGGED,
-        ALPHA_ON_DEVICE,
-        BLOCK_M,
-        BLOCK_N,
-        BLOCK_D,
-        EVEN_D,
-        POLYNOMIAL,
-        OUTER,
-        PAIR,
-        LANE,
-        SIMILARITY,
-        QUERY_ROWS,
-    )
     m = first + tl.arange(0, M_SETS)
     candidates = tl.load(candidate_ptr + own + m, mask=m < M, other=-1)
-    scores = tl.where(candidates >= 0, tl.max(scores, axis=1), float("-inf"))  # of equals
+    scores = tl.full((M_SETS,), float("-inf"), tl.float32)
+    # Blocks without candidates cost one load: of a long row, often only the beginning is filled.
+    if tl.max(candidates, axis=0) >= 0:
+        found = tile_scores(
+            gallery_ptr,
+            candidate_ptr + own,
+            gallery_lengths_ptr,
+            first,
+            M,
+            stride_gallery_set,
+            stride_gallery_element,
+            query_ptr,
+            None,
+            query_lengths_ptr,
+            query,
+            query + 1,  # as if it were the last: all column sets are this query
+            stride_query_set,
+            stride_query_element,
+            alpha,
+            D,
+            K,
+            L,
+            K2,
+            L2,
+            FACTORS,
+            LOG_MEAN,
+            ROW_RAGGED,
+            COLUMN_RAGGED,
+            ALPHA_ON_DEVICE,
+            BLOCK_M,
+            BLOCK_N,
+            BLOCK_D,
+            EVEN_D,
+            POLYNOMIAL,
+            OUTER,
+            PAIR,
+            LANE,
+            SIMILARITY,
+            QUERY_ROWS,
+        )
+        scores = tl.where(candidates >= 0, tl.max(found, axis=1), scores)  # columns are equal
     tl.store(score_ptr + own + m, scores, mask=m < M)
 
 
@@ -124,9 +129,9 @@ def scores(
     task = dataclasses.replace(task, row_sets=out.numel(), column_sets=1)
     tile = candidates_tile(task)
     blocks = triton.cdiv(count, tile.block_m // padded(task.row_size))
-    launches["score_candidates"] += 1
+    launches["score_gathered"] += 1
     with on_device(out.device):
-        score_candidates[(queries.count * blocks,)](
+        score_gathered[(queries.count * blocks,)](
             gallery.values,
             queries.values,
             candidates,
@@ -147,3 +152,54 @@ def scores(
 def constants(task: Problem, tile: Tile, log_mean: bool) -> dict[str, int | bool | str]:
     """Compile-time arguments of the kernel."""
     return score_tile.constants(task, tile, log_mean)
+
+
+def score_candidates(
+    queries: Tensor,
+    gallery: Tensor,
+    candidates: Tensor,
+    similarity: str = SMOOTH_CHAMFER,
+    *,
+    alpha: float | Tensor = 16.0,
+    log_mean: bool = False,
+    reduction: str = "sum",
+    query_lengths: Tensor | None = None,
+    gallery_lengths: Tensor | None = None,
+) -> Tensor:
+    """Score of every query set with gallery sets of its own, in plain torch:
+
+        scores(queries, gallery, ...).gather(1, candidates)
+
+    Arguments:
+        queries: (B, K, D) of the gallery's type, or float32.
+        gallery: (N, L, D) float32, float16 or bfloat16.
+        candidates: (B, M) int64 on the same device, positions in the gallery; -1 for none. That
+            they are below N is not checked, as looking would wait for the device.
+
+    The others are those of `scores`. Returns (B, M) float32, -inf where there is no candidate;
+    without a gradient.
+    """
+    name = kernel_name(similarity, reduction)
+    _check(queries, gallery, candidates, alpha)
+    check_lengths("query_lengths", queries, query_lengths)
+    check_lengths("gallery_lengths", gallery, gallery_lengths)
+    number, tensor = read_alpha(alpha, queries.device)
+    sides = Side.of(queries, query_lengths), Side.of(gallery, gallery_lengths)
+    return scores(*sides, candidates, number if tensor is None else tensor, log_mean, name)
+
+
+def _check(queries: Tensor, gallery: Tensor, candidates: Tensor, alpha: float | Tensor) -> None:
+    if reason := supports(queries, gallery, mixed=True):
+        raise ValueError(reason)
+    if candidates.dtype != torch.int64:
+        raise TypeError(f"candidates must be int64, got {candidates.dtype}")
+    if candidates.ndim != 2 or len(candidates) != len(queries):
+        raise ValueError(
+            f"candidates must be ({len(queries)}, M), one row for each query, "
+            f"got {tuple(candidates.shape)}"
+        )
+    if candidates.device != queries.device:
+        raise ValueError(f"candidates are on {candidates.device}, queries on {queries.device}")
+    learned = any(isinstance(x, Tensor) and x.requires_grad for x in (queries, gallery, alpha))
+    if learned and torch.is_grad_enabled():
+        raise ValueError("score_candidates has no gradient: detach its arguments or use no_grad")
