@@ -21,9 +21,10 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from bench_score import Scorer, Shape, matmul, scorers
 from harness import Verdict, gate, peak_bytes, ratio, time_interleaved
 from report import Report, parser
+from scorers import Scorer, matmul, scorers
+from shapes import Shape
 from torch import Tensor
 
 MARGIN = 0.2

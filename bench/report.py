@@ -104,6 +104,10 @@ class Report:
         self.rows.append(row)
         self.write()  # a bench that is stopped half-way leaves what it has measured
 
+    def note(self, **facts: Any) -> None:
+        """Record facts of this run beside device and versions, such as measured ceilings."""
+        self.environment |= facts
+
     def document(self) -> dict[str, Any]:
         """Everything as one JSON-serialisable object."""
         return {

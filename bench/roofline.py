@@ -26,9 +26,14 @@ class Roofline:
     copy: float
     matmul: dict[torch.dtype, float]
 
+    @property
+    def best_matmul(self) -> float:
+        """Operations a second of the fastest type."""
+        return max(self.matmul.values())
+
     def floor_ms(self, operations: float, moved: float, dtype: torch.dtype) -> float:
         """Least time for that many operations and bytes: the larger of the two."""
-        rate = self.matmul.get(dtype) or max(self.matmul.values())
+        rate = self.matmul.get(dtype) or self.best_matmul
         return 1000 * max(operations / rate, moved / self.read)
 
 

@@ -96,7 +96,8 @@ def test_bench_score_gates_every_variant(run, tmp_path):
     assert status == 0
     document = json.loads(printed)
     assert json.loads((tmp_path / "bench_score.json").read_text()) == document
-    assert {"device", "torch", "commit", "date"} <= set(document["environment"])
+    assert {"device", "torch", "commit", "date", "read_gb_s"} <= set(document["environment"])
+    assert {row["similarity"] for row in document["rows"]} == {"smooth_chamfer", "maxsim"}
     judged = [row for row in document["rows"] if row["variant"] != "matmul"]
     assert {"eager", "reference"} <= {row["variant"] for row in judged}
     for row in judged:
@@ -110,9 +111,9 @@ def test_bench_training_gates_the_gradient(run, load):
     rows = {row["variant"]: row for row in json.loads(printed)["rows"]}
     assert status == 0
     assert rows["eager"]["gate"] == "green" and rows["eager"]["ms"] > rows["matmul"]["ms"]
-    bench, score = load("bench_training"), load("bench_score")
-    images, texts = score.Shape(7, 7, 2, 32, torch.float32).sets(CPU)
-    wrong = {"eager": score.eager, "wrong": lambda q, g: score.eager(q, g) * (1 + 1e-4)}
+    bench, eager = load("bench_training"), load("scorers").eager
+    images, texts = load("shapes").Shape(7, 7, 2, 32, torch.float32).sets(CPU)
+    wrong = {"eager": eager, "wrong": lambda q, g: eager(q, g) * (1 + 1e-4)}
     verdicts = bench.judge(wrong, images, texts)
     assert verdicts["eager"].green and not verdicts["wrong"].green
 
@@ -124,7 +125,7 @@ def test_triplet_by_hand(load):
     assert float(load("bench_training").triplet(scores)) == pytest.approx(expected)
 
 
-def test_a_wrong_variant_gets_no_speed(load, tmp_path):
+def test_a_wrong_variant_gets_no_speed(load, tmp_path, monkeypatch):
     bench, report = load("bench_score"), load("report")
     args = report.parser(None).parse_args(["--device", "cpu", "--out", str(tmp_path)])
     found = report.Report("wrong", args)
@@ -132,9 +133,8 @@ def test_a_wrong_variant_gets_no_speed(load, tmp_path):
     ceilings = load("roofline").Roofline(1e9, 1e9, {torch.float32: 1e12})
     right = bench.eager
     scorers = {"eager": right, "broken": lambda q, g: right(q, g) * (1 + 1e-4)}
-    bench.scorers = lambda *_: (scorers, "")
+    monkeypatch.setattr(bench, "scorers", lambda *_: (scorers, ""))
     bench.run(shape, found, ceilings, compiled=False, seconds=0.02)
-    importlib.reload(bench)
     rows = {row["variant"]: row for row in found.rows}
     assert rows["eager"]["gate"] == "green" and rows["eager"]["ms"] > 0
     assert rows["broken"]["gate"] == "RED" and "ms" not in rows["broken"]
