@@ -1,0 +1,66 @@
+// int8 codes with AVX-512 VNNI: 64 products of an unsigned and a signed byte an instruction.
+#include "avx512.h"
+#include "int8_scorer.h"
+
+namespace divse {
+namespace {
+
+// The gallery's codes are the unsigned ones: 128 more than they are.
+struct Vnni {
+    using Int = __m512i;
+    static constexpr int width = 16, bytes = 64, bias = 128;
+
+    static Int zero() { return _mm512_setzero_si512(); }
+    static Int load(const std::int8_t* p) { return biased(_mm512_loadu_si512(p)); }
+    static Int load_first(const std::int8_t* p, int count) {
+        return biased(_mm512_maskz_loadu_epi8(~std::uint64_t{0} >> (64 - count), p));
+    }
+    static Int load_query(const std::int8_t* p) { return _mm512_loadu_si512(p); }
+    static Int dot(Int sum, Int gallery, Int query) {
+        return _mm512_dpbusd_epi32(sum, gallery, query);
+    }
+    static void store(std::int32_t* p, Int x) { _mm512_storeu_si512(p, x); }
+    static __m512 floats(const std::int32_t* p, std::int32_t sum) {
+        return _mm512_cvtepi32_ps(
+            _mm512_sub_epi32(_mm512_loadu_si512(p), _mm512_set1_epi32(bias * sum)));
+    }
+
+    // Lane i of the result is the sum over the lanes of sums[i].
+    static Int sum_each(const Int* s) {
+        Int q[4];
+        for (int m = 0; m < 4; ++m) q[m] = quarters(s[m], s[m + 4], s[m + 8], s[m + 12]);
+        const Int p = pairs(q[0], q[1]), r = pairs(q[2], q[3]);
+        return _mm512_add_epi32(shuffle<0x88>(p, r), shuffle<0xdd>(p, r));
+    }
+
+private:
+    static Int biased(Int x) { return _mm512_xor_si512(x, _mm512_set1_epi8(-128)); }
+
+    template <int Order>
+    static Int shuffle(Int a, Int b) {
+        return _mm512_castps_si512(
+            _mm512_shuffle_ps(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b), Order));
+    }
+    // Four partial sums of each of a, b, c, d, one 128-bit quarter per vector.
+    static Int quarters(Int a, Int b, Int c, Int d) {
+        const Int ab = halves(a, b), cd = halves(c, d);
+        return _mm512_add_epi32(_mm512_shuffle_i32x4(ab, cd, 0x88),
+                                _mm512_shuffle_i32x4(ab, cd, 0xdd));
+    }
+    static Int halves(Int a, Int b) {
+        return _mm512_add_epi32(_mm512_shuffle_i32x4(a, b, 0x44),
+                                _mm512_shuffle_i32x4(a, b, 0xee));
+    }
+    static Int pairs(Int a, Int b) {
+        return _mm512_add_epi32(shuffle<0x44>(a, b), shuffle<0xee>(a, b));
+    }
+};
+
+}  // namespace
+
+const Int8Kernel& avx512_vnni() {
+    static constexpr Int8Kernel kernel = int8_kernel_of<Avx512, Vnni>("avx512_vnni");
+    return kernel;
+}
+
+}  // namespace divse

@@ -1,0 +1,74 @@
+// Certified search over int8 codes: scan, bound, rescore. The contract, and why it is exact.
+//
+// Codes are those of divse/similarity/quantise.py: element y of a gallery set is u t + what its
+// residual p bounds, t int8; element x of a query is s1 q1 + s2 q2 + what `rest` bounds. With x' the
+// first part or both, r what it leaves, and |y| <= unit_bound (checked when codes are made):
+//
+//     |<x, y> - <x', u t>| <= r unit_bound + (|x| + r) p = e_xy
+//
+// Every similarity here is monotone in each cosine, so the similarity of <x', u t> + e_xy is an
+// upper bound of a score and that of <x', u t> - e_xy a lower one. <q, t> is a sum of integers and
+// exact.
+//
+// Slack. The bounds are of scores as the exact kernels compute them, in fp32, with unit roundoff
+// v = 2^-24:
+//   cosines  an inner product of D terms, summed in any order, errs by at most 1.01 (D + 2) v |x||y|;
+//            <x', u t> + e by less than 8 v (|x| + e). Both are within 4 (D + 8) v |x| unit_bound,
+//            which is added to e.
+//   scores   exponentials err by a few v, a sum of L of them by L v; logarithms turn that into an
+//            absolute error and divide it by alpha; means and sums of K or L values of size at most
+//            M err by (K + L + 8) v M. Twice (bound and score), within
+//            32 v (K + L + 8) (M + (1 + ln K + ln L) / alpha)   [alpha for Smooth-Chamfer alone],
+//            which is added to the score; M is K |x| unit_bound for the sum of MaxSim.
+//
+// Search. (1) All sets are bounded by the query's first part. (2) Those that may belong to the
+// best are bounded again with both parts, from above and from below; the best lower bounds give
+// the threshold under which a set is lost. (3) What is left is scored by the exact kernels, best
+// bound first, until no bound reaches the exact score of rank topk. A bound that is NaN never loses
+// a set. (4) A batch of queries is scored again with its few best sets in the groups that search
+// makes, because the order of its sums depends on them. So the result is search's, bit for bit.
+#pragma once
+
+#include <cstdint>
+
+#include "similarity.h"
+
+namespace divse {
+
+constexpr float unit_bound = 1.0f + 0x1p-7f;
+constexpr std::int64_t most_code_dims = 1 << 16;  // 255 * 127 * dims stays in 32 bits
+
+// Codes of the elements of a gallery, one after another, and which of them make a set.
+struct Codes {
+    const std::int8_t* codes;   // (elements of all sets, dim)
+    const float* scales;        // (elements of all sets,)
+    const float* residuals;     // likewise
+    std::int64_t count, elements, dim;
+    const std::int64_t* lengths;  // padded to `elements` a set; null: all sets are full
+    const std::int64_t* offsets;  // packed, (count + 1,); null: padded
+};
+
+struct Int8Kernel;  // int8_kernel.h
+
+// Codes, scales and residuals of `sets`, in the layout of Codes; zero in the padding. Returns the
+// first set with an element that is longer than unit_bound or not finite, -1 if there is none.
+std::int64_t encode(const Sets& sets, const Int8Kernel& kernel, int threads, std::int8_t* codes,
+                    float* scales, float* residuals);
+
+// Upper and lower bounds (B, N) of all scores by `parts` (1 or 2) parts of the queries.
+void int8_bounds(const Sets& queries, const Codes& codes, Similarity similarity,
+                 const Int8Kernel& kernel, int parts, int threads, float* upper, float* lower);
+
+// The result of search(queries, gallery, ...) with `codes` of that gallery: scores and ids
+// (B, topk), and for each query how many sets were scored exactly. Queries are f32.
+struct Certified {
+    float* scores;
+    std::int64_t *ids, *survivors;
+};
+
+void certified_search(const Sets& queries, const Sets& gallery, const Codes& codes,
+                      Similarity similarity, const Kernel& kernel, const Int8Kernel& int8,
+                      int threads, std::int64_t topk, const std::uint8_t* excluded,
+                      const Certified& out);
+
+}  // namespace divse

@@ -1,0 +1,48 @@
+// int8 codes on any CPU that GCC or Clang compiles for: 4 lanes of 32 bits.
+#include "baseline.h"
+#include "int8_scorer.h"
+
+namespace divse {
+namespace {
+
+struct Plain {
+    typedef std::int32_t Int __attribute__((vector_size(16)));
+    typedef std::int8_t Bytes __attribute__((vector_size(4)));
+    static constexpr int width = 4, bytes = 4, bias = 0;
+
+    static Int zero() { return Int{}; }
+    static Int load(const std::int8_t* p) {
+        Bytes x;
+        __builtin_memcpy(&x, p, sizeof x);
+        return __builtin_convertvector(x, Int);
+    }
+    static Int load_first(const std::int8_t* p, int count) {
+        std::int8_t tail[bytes] = {};
+        for (int i = 0; i < count; ++i) tail[i] = p[i];
+        return load(tail);
+    }
+    static Int load_query(const std::int8_t* p) { return load(p); }
+    static Int dot(Int sum, Int gallery, Int query) { return sum + gallery * query; }
+    static void store(std::int32_t* p, Int x) { __builtin_memcpy(p, &x, sizeof x); }
+    static Baseline::F floats(const std::int32_t* p, std::int32_t) {
+        Int x;
+        __builtin_memcpy(&x, p, sizeof x);
+        return __builtin_convertvector(x, Baseline::F);
+    }
+
+    // Lane i of the result is the sum over the lanes of sums[i].
+    static Int sum_each(const Int* s) {
+        Int total;
+        for (int i = 0; i < width; ++i) total[i] = (s[i][0] + s[i][2]) + (s[i][1] + s[i][3]);
+        return total;
+    }
+};
+
+}  // namespace
+
+const Int8Kernel& baseline_int8() {
+    static constexpr Int8Kernel kernel = int8_kernel_of<Baseline, Plain>("baseline");
+    return kernel;
+}
+
+}  // namespace divse

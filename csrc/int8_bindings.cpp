@@ -1,0 +1,154 @@
+// The functions of int8 codes for Python.
+#include "int8_bindings.h"
+
+#include <string>
+
+#include "arguments.h"
+#include "dispatch.h"
+#include "int8_kernel.h"
+
+namespace py = pybind11;
+
+namespace divse {
+namespace {
+
+std::string text(const py::handle& object) { return py::str(object).cast<std::string>(); }
+
+void check_dims(std::int64_t dims) {
+    if (dims <= most_code_dims) return;
+    throw py::value_error("int8 codes: got " + std::to_string(dims) + " dims, expected at most " +
+                          std::to_string(most_code_dims));
+}
+
+std::vector<py::ssize_t> elements_shape(const Sets& sets, std::int64_t packed_elements) {
+    if (sets.offsets) return {packed_elements};
+    return {sets.count, sets.elements};
+}
+
+// An array of codes or of their scalars, which must be in one piece.
+template <class T>
+const T* piece(const std::string& name, const py::object& values,
+               const std::vector<py::ssize_t>& shape) {
+    if (py::isinstance<py::array_t<T, py::array::c_style>>(values)) {
+        const auto array = py::reinterpret_borrow<py::array>(values);
+        bool fits = array.ndim() == static_cast<py::ssize_t>(shape.size());
+        for (std::size_t axis = 0; fits && axis < shape.size(); ++axis) {
+            fits = array.shape(static_cast<py::ssize_t>(axis)) == shape[axis];
+        }
+        if (fits) return static_cast<const T*>(array.data());
+    }
+    const py::object shape_got = py::getattr(values, "shape", py::none());
+    throw py::value_error(name + ": got shape " + text(shape_got) + ", expected a C-contiguous " +
+                          text(py::dtype::of<T>()) + " array " +
+                          text(py::tuple(py::cast(shape))) + " as quantise returns it");
+}
+
+// Queries, a gallery and its codes; the arrays belong to the caller for as long as the call lasts.
+struct CodedCall : Call {
+    Codes codes;
+
+    CodedCall(const py::object& queries, const py::object& gallery, const py::object& given_codes,
+              const py::object& scales, const py::object& residuals, Options& options)
+        : Call(queries, gallery, options, Allowed::any_type_any_layout) {
+        const Sets& sets = this->gallery();
+        check_dims(sets.dim);
+        const auto elements = py::reinterpret_borrow<py::array>(gallery).shape(0);
+        std::vector<py::ssize_t> shape = elements_shape(sets, elements);
+        codes.scales = piece<float>("scales", scales, shape);
+        codes.residuals = piece<float>("residuals", residuals, shape);
+        shape.push_back(sets.dim);
+        codes.codes = piece<std::int8_t>("codes", given_codes, shape);
+        codes.count = sets.count;
+        codes.elements = sets.elements;
+        codes.dim = sets.dim;
+        codes.lengths = sets.lengths;
+        codes.offsets = sets.offsets;
+    }
+};
+
+py::tuple python_quantise(const py::object& gallery, const py::kwargs& keywords) {
+    Options options(keywords);
+    const auto isa = options.take<std::string>("isa", "auto");
+    const int threads = options.take<int>("threads", 0);
+    const SetsArgument argument("gallery", "gallery", gallery, options,
+                                Allowed::any_type_any_layout);
+    options.finish();
+    const Kernel* kernel = find_kernel(isa);
+    if (!kernel) throw py::value_error("isa: got " + isa + ", which this CPU cannot run");
+    const Sets& sets = argument.sets();
+    check_dims(sets.dim);
+    std::vector<py::ssize_t> shape =
+        elements_shape(sets, py::reinterpret_borrow<py::array>(gallery).shape(0));
+    py::array_t<float> scales(shape), residuals(shape);
+    shape.push_back(sets.dim);
+    py::array_t<std::int8_t> codes(shape);
+    std::int8_t* codes_data = codes.mutable_data();
+    float *scales_data = scales.mutable_data(), *residuals_data = residuals.mutable_data();
+    std::int64_t bad;
+    {
+        const py::gil_scoped_release unlocked;
+        bad = encode(sets, int8_kernel(*kernel), threads, codes_data, scales_data, residuals_data);
+    }
+    if (bad >= 0) {
+        throw py::value_error("int8 codes: an element of set " + std::to_string(bad) +
+                              " is not finite or longer than " + std::to_string(unit_bound) +
+                              ", expected unit vectors; normalise with EmbeddingSets.of");
+    }
+    return py::make_tuple(codes, scales, residuals);
+}
+
+py::tuple python_int8_bounds(const py::object& queries, const py::object& gallery,
+                             const py::object& codes, const py::object& scales,
+                             const py::object& residuals, int parts, const py::kwargs& keywords) {
+    Options options(keywords);
+    const CodedCall call(queries, gallery, codes, scales, residuals, options);
+    if (parts != 1 && parts != 2) {
+        throw py::value_error("parts: got " + std::to_string(parts) + ", expected 1 or 2");
+    }
+    py::array_t<float> upper({call.queries().count, call.gallery().count});
+    py::array_t<float> lower({call.queries().count, call.gallery().count});
+    float *upper_data = upper.mutable_data(), *lower_data = lower.mutable_data();
+    {
+        const py::gil_scoped_release unlocked;
+        int8_bounds(call.queries(), call.codes, call.similarity, int8_kernel(call.kernel), parts,
+                    call.threads, upper_data, lower_data);
+    }
+    return py::make_tuple(upper, lower);
+}
+
+py::tuple python_certified_search(const py::object& queries, const py::object& gallery,
+                                  const py::object& codes, const py::object& scales,
+                                  const py::object& residuals, std::int64_t topk,
+                                  const py::kwargs& keywords) {
+    Options options(keywords);
+    const py::object excluded = options.take<py::object>("excluded", py::none());
+    const CodedCall call(queries, gallery, codes, scales, residuals, options);
+    const ExcludedArgument left_out(excluded, call.gallery().count);
+    topk = topk_argument(topk, call.gallery().count);
+    const std::int64_t count = call.queries().count;
+    py::array_t<float> scores({count, topk});
+    py::array_t<std::int64_t> ids({count, topk}), survivors(count);
+    py::array_t<bool> certified(count);
+    const Certified out{scores.mutable_data(), ids.mutable_data(), survivors.mutable_data()};
+    bool* certified_data = certified.mutable_data();
+    {
+        const py::gil_scoped_release unlocked;
+        certified_search(call.queries(), call.gallery(), call.codes, call.similarity, call.kernel,
+                         int8_kernel(call.kernel), call.threads, topk, left_out.bits(), out);
+        std::fill_n(certified_data, count, true);
+    }
+    return py::make_tuple(scores, ids, certified, survivors);
+}
+
+}  // namespace
+
+void define_int8(py::module_& module) {
+    using namespace py::literals;
+    module.def("quantise", python_quantise, "gallery"_a);
+    module.def("int8_bounds", python_int8_bounds, "queries"_a, "gallery"_a, "codes"_a, "scales"_a,
+               "residuals"_a, "parts"_a);
+    module.def("certified_search", python_certified_search, "queries"_a, "gallery"_a, "codes"_a,
+               "scales"_a, "residuals"_a, "topk"_a);
+}
+
+}  // namespace divse

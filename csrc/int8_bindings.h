@@ -1,0 +1,9 @@
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace divse {
+
+void define_int8(pybind11::module_& module);
+
+}  // namespace divse

@@ -1,0 +1,205 @@
+// Bounds of the scores of a few gallery sets, one a lane, by the codes of a few queries. V is the
+// register type of floats (see avx2.cpp), I that of codes (int8_product.h), both of one width.
+#pragma once
+
+#include "fold.h"
+#include "int8_encode.h"
+#include "int8_product.h"
+#include "sets_access.h"
+
+namespace divse {
+
+static inline std::int64_t first_element(const Codes& gallery, std::int64_t n) {
+    return gallery.offsets ? gallery.offsets[n] : n * gallery.elements;
+}
+
+static inline std::int64_t length_of(const Codes& gallery, std::int64_t n) {
+    if (gallery.offsets) return gallery.offsets[n + 1] - gallery.offsets[n];
+    return gallery.lengths ? gallery.lengths[n] : gallery.elements;
+}
+
+template <class V, class I>
+class CodeScorer {
+    using F = typename V::F;
+    static_assert(V::width == I::width);
+
+public:
+    CodeScorer(const CodeBlock& block, const Codes& gallery, const CodeLanes& sets, int parts,
+               const Terms& terms, const CodeScratch& scratch)
+        : block_(block), gallery_(gallery), parts_(parts), terms_(terms), scratch_(scratch),
+          exp2_(terms.scale), rows_(block.count * block.elements) {
+        for (int lane = 0; lane < V::width; ++lane) {
+            const std::int64_t at = sets.first + least(lane, sets.count - 1);
+            const std::int64_t n = sets.ids ? sets.ids[at] : at;
+            const std::int64_t length = length_of(gallery, n);
+            starts_[lane] = first_element(gallery, n);
+            counts_[lane] = length;
+            lengths_[lane] = static_cast<float>(length);
+            longest_ = most(longest_, length);
+            shortest_ = least(shortest_, length);
+        }
+    }
+
+    // sign 1: bounds from above, -1: from below.
+    void run(float sign, float* out, std::int64_t stride) const {
+        const bool sound = score(sign, terms_.path, out, stride);
+        if (!sound && terms_.path == Path::sums) score(sign, Path::shifted, out, stride);
+        for (std::int64_t q = 0; q < block_.count; ++q) {
+            float* bounds = out + q * stride;
+            V::store(bounds, V::fma(V::broadcast(sign), V::broadcast(block_.margins[q]),
+                                    V::load(bounds)));
+        }
+    }
+
+private:
+    struct Range {
+        std::int64_t begin, end;
+    };
+
+    bool score(float sign, Path path, float* out, std::int64_t stride) const {
+        for (std::int64_t q = 0; q < block_.count; ++q) {
+            begin<V>(sums(q), longest_, block_.counts[q], path);
+        }
+        for (std::int64_t j = 0; j < longest_; j += tile_elements) {
+            const Range elements{j, least(j + tile_elements, longest_)};
+            load_scalars(elements);
+            for (std::int64_t x = 0; x < rows_; x += tile_vectors) {
+                const Range rows{x, least(x + tile_vectors, rows_)};
+                multiply(elements, rows);
+                raise_cosines(elements, rows, sign);
+                fold_all(elements, rows, path);
+            }
+        }
+        bool sound = true;
+        for (std::int64_t q = 0; q < block_.count; ++q) {
+            sound &= store(q, path, out + q * stride);
+        }
+        return sound;
+    }
+
+    // Scales and residuals as [element][lane]; a lane without the element repeats its first.
+    void load_scalars(Range j) const {
+        for (int lane = 0; lane < V::width; ++lane) {
+            const float* scales = gallery_.scales + starts_[lane];
+            const float* residuals = gallery_.residuals + starts_[lane];
+            float *u = scratch_.scales + lane, *p = scratch_.residuals + lane;
+            for (std::int64_t i = j.begin; i < j.end; ++i, u += V::width, p += V::width) {
+                const std::int64_t own = i < counts_[lane] ? i : 0;
+                *u = scales[own];
+                *p = residuals[own];
+            }
+        }
+    }
+
+    // Groups of lanes that one step of the product serves, element by element: their dots lie
+    // together, and so does their memory.
+    std::int64_t list_elements(Range j, std::int64_t row) const {
+        const std::int64_t group = V::width / least(rows_ > 2 ? code_rows : rows_, V::width);
+        std::int64_t count = 0;
+        for (std::int64_t lane = 0; lane < V::width; lane += group) {
+            for (std::int64_t i = j.begin; i < j.end; ++i) {
+                for (std::int64_t l = lane; l < lane + group; ++l) {
+                    if (i >= counts_[l]) continue;
+                    scratch_.starts[count] = (starts_[l] + i) * block_.dim;
+                    scratch_.places[count++] = (i - j.begin) * row + l;
+                }
+            }
+        }
+        return count;
+    }
+
+    void multiply(Range j, Range x) const {
+        const std::int64_t count = list_elements(j, padded(x) * V::width);
+        const CodeElements elements{gallery_.codes, scratch_.starts, scratch_.places, count,
+                                    block_.dim};
+        for (int part = 0; part < parts_; ++part) {
+            const std::int8_t* codes = block_.codes[part] + x.begin * block_.padded_dim;
+            const std::int64_t rows = rows_ > 2 ? padded(x) : rows_;
+            multiply_codes<I>({codes, block_.padded_dim, rows}, elements, scratch_.dots[part]);
+        }
+    }
+
+    // Rows of the tile: what is past the last query row is multiplied, and never read.
+    std::int64_t padded(Range x) const {
+        return (x.end - x.begin + code_rows - 1) / code_rows * code_rows;
+    }
+
+    // cosine + sign * error
+    void raise_cosines(Range j, Range x, float sign) const {
+        const CodeTerms& first = block_.terms[0];
+        const CodeTerms& last = block_.terms[parts_ - 1];
+        const std::int64_t row = padded(x) * V::width;
+        for (std::int64_t i = x.begin; i < x.end; ++i) {
+            const F s1 = V::broadcast(first.scales[i]), s2 = V::broadcast(last.scales[i]);
+            const F weight = V::broadcast(sign * last.weights[i]);
+            const F constant = V::broadcast(sign * last.constants[i]);
+            std::int64_t at = (i - x.begin) * V::width;
+            for (std::int64_t e = 0; e < j.end - j.begin; ++e, at += row) {
+                F value = V::mul(s1, I::floats(scratch_.dots[0] + at, first.sums[i]));
+                if (parts_ == 2) {
+                    value = V::fma(s2, I::floats(scratch_.dots[1] + at, last.sums[i]), value);
+                }
+                const F u = V::load(scratch_.scales + e * V::width);
+                const F p = V::load(scratch_.residuals + e * V::width);
+                V::store(scratch_.cosines + at, V::fma(value, u, V::fma(weight, p, constant)));
+            }
+        }
+    }
+
+    void fold_all(Range j, Range x, Path path) const {
+        const std::int64_t k = block_.elements, row = padded(x) * V::width;
+        for (std::int64_t q = x.begin / k; q * k < x.end; ++q) {
+            const std::int64_t from = most(q * k, x.begin);
+            const std::int64_t to = least(q * k + block_.counts[q], x.end);
+            if (to <= from) continue;
+            const float* cosines = scratch_.cosines + (from - x.begin) * V::width;
+            const Grid grid{cosines,      row,               V::width, j.begin,
+                            from - q * k, j.end - j.begin, to - from};
+            fold<V>(grid, V::load(lengths_), shortest_ < longest_, path, sums(q), exp2_);
+        }
+    }
+
+    bool store(std::int64_t q, Path path, float* out) const {
+        float scores[V::width];
+        const Folded<V> folded{sums(q), longest_, block_.counts[q], V::load(lengths_), false};
+        V::store(scores, score_of<V>(folded, terms_, path));
+        bool sound = true;
+        for (int lane = 0; lane < V::width; ++lane) {
+            out[lane] = mended(out[lane], scores[lane], path, terms_);
+            sound &= out[lane] == out[lane];
+        }
+        return sound;
+    }
+
+    Sums sums(std::int64_t q) const {
+        const std::int64_t size = 2 * (longest_ + block_.elements) * V::width;
+        return sums_at(scratch_.sums + q * size, longest_, block_.counts[q], V::width);
+    }
+
+    const CodeBlock& block_;
+    const Codes& gallery_;
+    const int parts_;
+    const Terms& terms_;
+    const CodeScratch& scratch_;
+    const Exp2<V> exp2_;
+    const std::int64_t rows_;
+    std::int64_t longest_ = 1, shortest_ = INT64_MAX;
+    std::int64_t starts_[V::width], counts_[V::width];
+    float lengths_[V::width];
+};
+
+template <class V, class I>
+void bound_sets(const CodeBlock& block, const Codes& gallery, const CodeLanes& sets, int parts,
+                const Terms& terms, float* upper, float* lower, std::int64_t stride,
+                const CodeScratch& scratch) {
+    const CodeScorer<V, I> scorer(block, gallery, sets, parts, terms, scratch);
+    scorer.run(1.0f, upper, stride);
+    if (lower) scorer.run(-1.0f, lower, stride);
+}
+
+template <class V, class I>
+constexpr Int8Kernel int8_kernel_of(const char* name) {
+    return {name, V::width, encode_element<V>, bound_sets<V, I>};
+}
+
+}  // namespace divse
