@@ -1,4 +1,4 @@
-"""Autograd and conversion around the C++ kernels of ``divse_native``."""
+"""The C++ kernels of ``divse_native`` as an implementation of every operation on a CPU."""
 
 from __future__ import annotations
 
@@ -9,17 +9,16 @@ from torch import Tensor
 
 from divse.similarity import blocked
 from divse.similarity.inputs import Sets
+from divse.similarity.native_ops import gallery_argument, native_candidates, native_scores
 from divse.similarity.table import Similarity
 
-_OPERATIONS = frozenset({"scores", "search", "hardest_negatives"})
+_MOST_KEPT = 1 << 25  # cosines that a forward pass keeps for the backward pass: 128 MiB
 
 
 def why_not(operation: str, queries: Sets, gallery: Sets, similarity: Similarity) -> str | None:
     """Return why the C++ kernels cannot serve a call, or None if they can."""
     if "native" not in similarity.fused:
         return f"it has no kernel for {similarity.name}"
-    if operation not in _OPERATIONS:
-        return f"it has no kernel for {operation}"
     try:
         import divse_native  # noqa: F401
     except ImportError as error:
@@ -32,88 +31,67 @@ def why_not(operation: str, queries: Sets, gallery: Sets, similarity: Similarity
     return None
 
 
-def _host(values: Tensor, keep_half: bool) -> Any:
-    values = values.detach()
-    if not (keep_half and values.dtype == torch.float16):
-        values = values.float()
-    return values.numpy()
+def _alpha(parameters: dict[str, Any]) -> Tensor:
+    return torch.as_tensor(parameters.get("alpha", 1.0))
 
 
-def _arguments(queries: Sets, gallery: Sets, log_mean: bool) -> dict[str, Any]:
-    def host(lengths: Tensor | None) -> Any:
-        return None if lengths is None else lengths.numpy()
-
-    return {
-        "log_mean": log_mean,
-        "query_lengths": host(queries.lengths),
-        "gallery_lengths": host(gallery.lengths),
-        "threads": torch.get_num_threads(),
-    }
+def _names(similarity: Similarity, parameters: dict[str, Any]) -> tuple[str, bool, str]:
+    reduction = parameters.get("reduction", "sum")
+    return similarity.name, parameters.get("log_mean", False), reduction
 
 
-class _SmoothChamfer(torch.autograd.Function):
-    """Scores (B, N) forward; the exponentials are computed again in the backward pass."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        queries: Tensor,
-        gallery: Tensor,
-        alpha: float | Tensor,
-        query_lengths: Tensor | None,
-        gallery_lengths: Tensor | None,
-        log_mean: bool,
-    ) -> Tensor:
-        import divse_native
-
-        ctx.save_for_backward(queries, gallery)
-        ctx.alpha = alpha
-        ctx.arguments = _arguments(
-            Sets(queries, query_lengths), Sets(gallery, gallery_lengths), log_mean
-        )
-        scores = divse_native.scores(
-            _host(queries, False), _host(gallery, True), alpha=float(alpha), **ctx.arguments
-        )
-        return torch.from_numpy(scores)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
-        import divse_native
-
-        if torch.is_grad_enabled():  # create_graph=True
-            raise RuntimeError(
-                "the C++ kernels have no second gradients: call score(..., impl='reference')"
-            )
-        queries, gallery = ctx.saved_tensors
-        grad_queries, grad_gallery, grad_alpha = divse_native.backward(
-            _host(queries, False),
-            _host(gallery, False),
-            grads[0].float().contiguous().numpy(),
-            alpha=float(ctx.alpha),
-            **ctx.arguments,
-        )
-        alpha = None
-        if isinstance(ctx.alpha, Tensor):
-            alpha = torch.tensor(grad_alpha, dtype=ctx.alpha.dtype)
-        return (
-            torch.from_numpy(grad_queries).to(queries.dtype),
-            torch.from_numpy(grad_gallery).to(gallery.dtype),
-            alpha,
-            None,
-            None,
-            None,
-        )
+def _worth_keeping(queries: Sets, gallery: Sets, alpha: Tensor) -> bool:
+    """Whether a backward pass may follow, and its cosines fill their registers and fit."""
+    if not torch.is_grad_enabled():
+        return False
+    if not any(x.requires_grad for x in (queries.values, gallery.values, alpha)):
+        return False
+    (b, k, _), (n, size, _) = queries.values.shape, gallery.values.shape
+    padded = (b + 15) // 16 * 16
+    return 8 * b >= 5 * padded and padded * k * n * size <= _MOST_KEPT
 
 
 def scores(
     queries: Sets, gallery: Sets, similarity: Similarity, parameters: dict[str, Any]
 ) -> Tensor:
     """Scores (B, N) fp32; differentiable."""
-    alpha, log_mean = parameters["alpha"], parameters["log_mean"]
-    result: Tensor = _SmoothChamfer.apply(
-        queries.values, gallery.values, alpha, queries.lengths, gallery.lengths, log_mean
+    alpha = _alpha(parameters)
+    result: Tensor = native_scores(
+        queries.values,
+        gallery.values,
+        alpha,
+        queries.lengths,
+        gallery.lengths,
+        *_names(similarity, parameters),
+        _worth_keeping(queries, gallery, alpha),
+    )[0]
+    return result
+
+
+def candidates(
+    queries: Sets,
+    gallery: Sets,
+    chosen: Tensor,
+    similarity: Similarity,
+    parameters: dict[str, Any],
+) -> Tensor:
+    """Scores (B, M) of each query with its own candidates (B, M), -1 = none; differentiable."""
+    result: Tensor = native_candidates(
+        queries.values,
+        gallery.values,
+        chosen.to(torch.int64),
+        _alpha(parameters),
+        queries.lengths,
+        gallery.lengths,
+        *_names(similarity, parameters),
     )
     return result
+
+
+def pairs(a: Sets, b: Sets, similarity: Similarity, parameters: dict[str, Any]) -> Tensor:
+    """Scores (N,) of set n of ``a`` with set n of ``b``; differentiable."""
+    own = torch.arange(len(b.values))[:, None]
+    return candidates(a, b, own, similarity, parameters)[:, 0]
 
 
 def search(
@@ -127,14 +105,23 @@ def search(
     """The best ``topk`` scores and positions (B, topk) of one pass that stores no B x N scores."""
     import divse_native
 
-    if excluded is not None:
-        return blocked.search(scores, queries, gallery, topk, similarity, parameters, excluded)
+    def host(tensor: Tensor | None) -> Any:
+        return None if tensor is None else tensor.detach().numpy()
+
+    options: dict[str, Any] = parameters | {"similarity": similarity.name}
+    if "alpha" in options:
+        options["alpha"] = float(options["alpha"])
+    values, dtype = gallery_argument(gallery.values)
     best, ids = divse_native.search(
-        _host(queries.values, False),
-        _host(gallery.values, True),
+        queries.values.detach().float().numpy(),
+        values,
         topk,
-        alpha=float(parameters["alpha"]),
-        **_arguments(queries, gallery, parameters["log_mean"]),
+        excluded=host(excluded),
+        query_lengths=host(queries.lengths),
+        gallery_lengths=host(gallery.lengths),
+        threads=torch.get_num_threads(),
+        **options,
+        **dtype,
     )
     return torch.from_numpy(best), torch.from_numpy(ids)
 

@@ -33,15 +33,15 @@ _ALL = (
         frozenset({"alpha", "log_mean"}),
         fused=frozenset({"triton", "native"}),
     ),
-    Similarity("chamfer", reference.chamfer, fused=frozenset({"triton"})),
-    Similarity("mil", reference.mil, fused=frozenset({"triton"})),
+    Similarity("chamfer", reference.chamfer, fused=frozenset({"triton", "native"})),
+    Similarity("mil", reference.mil, fused=frozenset({"triton", "native"})),
     Similarity("mp", reference.mp, frozenset({"scale", "shift"})),
     Similarity(
         "maxsim",
         reference.maxsim,
         frozenset({"reduction"}),
         symmetric=False,
-        fused=frozenset({"triton"}),
+        fused=frozenset({"triton", "native"}),
     ),
 )
 SIMILARITIES: dict[str, Similarity] = {similarity.name: similarity for similarity in _ALL}
