@@ -265,7 +265,7 @@ def test_progress_is_told(data):
         ({"similarity": "cosine"}, "similarity: got 'cosine'"),
         ({"alpha": -1.0}, "alpha: got -1.0"),
         ({"impl": "cuda"}, "impl: got 'cuda'"),
-        ({"similarity": "chamfer", "impl": "native"}, "no kernel for chamfer"),
+        ({"similarity": "mp", "impl": "native"}, "no kernel for mp"),
     ],
 )
 def test_wrong_arguments(data, change, message):
