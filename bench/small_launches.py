@@ -1,0 +1,181 @@
+"""Every operation through the Triton kernels on small, odd shapes, held to the reference.
+
+What a memory checker can afford (bench/sanitize.py), and a first check on a new device. An
+operation without a kernel says so and is no fault.
+
+    python bench/small_launches.py [--device cuda|cpu] [--json] [--out [DIR]]
+    TRITON_INTERPRET=1 python bench/small_launches.py --device cpu --few
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from harness import Verdict, gate
+from report import Report, parser
+from torch import Tensor
+
+import divse
+
+
+@dataclass(frozen=True)
+class Small:
+    """B query sets of K elements, N gallery sets of L, D dimensions."""
+
+    b: int
+    n: int
+    k: int
+    size: int
+    dim: int
+    dtype: torch.dtype = torch.bfloat16
+    ragged: bool = False
+    alpha: float = 16.0
+    similarity: str = "smooth_chamfer"
+
+    def __str__(self) -> str:
+        """In words."""
+        text = f"{self.similarity} {self.b} x {self.n} K={self.k} L={self.size} D={self.dim} "
+        text += f"{str(self.dtype).removeprefix('torch.')} alpha={self.alpha:g}"
+        return text + " ragged" * self.ragged
+
+    def sets(self, device: torch.device) -> tuple[Tensor, Tensor, dict[str, Any]]:
+        """Queries, gallery and the keywords that all operations take."""
+        generator = torch.Generator().manual_seed(0)
+        sides, lengths = [], {}
+        for name, count, size in (("query", self.b, self.k), ("gallery", self.n, self.size)):
+            values = torch.randn(count, size, self.dim, generator=generator)
+            sides.append(torch.nn.functional.normalize(values, dim=-1).to(device, self.dtype))
+            if self.ragged:
+                drawn = torch.randint(1, size + 1, (count,), generator=generator)
+                lengths[f"{name}_lengths"] = drawn.to(device)
+        options = {"similarity": self.similarity, "unit_norm": False, **lengths}
+        if self.similarity == "smooth_chamfer":
+            options["alpha"] = self.alpha
+        return *sides, options
+
+
+HALF, FLOAT = torch.float16, torch.float32
+CASES = (
+    Small(9, 70, 4, 4, 64),
+    Small(5, 37, 4, 4, 72, ragged=True),
+    Small(3, 41, 6, 3, 136, HALF, ragged=True),
+    Small(2, 19, 32, 17, 64, HALF),
+    Small(7, 33, 1, 1, 40),
+    Small(6, 50, 4, 4, 64, FLOAT),
+    Small(5, 29, 8, 8, 64, alpha=60.0),
+    Small(5, 29, 4, 4, 64, alpha=200.0),
+    *(Small(5, 29, 5, 4, 64, similarity=name) for name in ("chamfer", "maxsim", "mil")),
+    Small(3, 9, 70, 50, 64, similarity="maxsim", ragged=True),
+)
+FEW = (Small(3, 9, 4, 4, 32, HALF), Small(2, 5, 3, 2, 40, HALF, ragged=True))
+Operation = Callable[[Tensor, Tensor, dict[str, Any]], Tensor]
+
+
+def scores(q: Tensor, g: Tensor, options: dict[str, Any]) -> Tensor:
+    """All pairs."""
+    return divse.score(q, g, **options)
+
+
+def gradient(q: Tensor, g: Tensor, options: dict[str, Any]) -> Tensor:
+    """Gradients of a weighted sum of all scores, both sides."""
+    q, g = q.detach().requires_grad_(), g.detach().requires_grad_()
+    found = divse.score(q, g, **options)
+    weights = torch.arange(found.numel(), device=q.device, dtype=found.dtype).view_as(found).cos()
+    return torch.cat([x.flatten() for x in torch.autograd.grad((found * weights).sum(), (q, g))])
+
+
+def pairs(q: Tensor, g: Tensor, options: dict[str, Any]) -> Tensor:
+    """Set n with set n."""
+    lengths = {"a_lengths": options.get("query_lengths"), "b_lengths": None}
+    if options.get("gallery_lengths") is not None:
+        lengths["b_lengths"] = options["gallery_lengths"][: len(q)]
+    rest = {name: v for name, v in options.items() if not name.endswith("_lengths")}
+    return divse.score_pairs(q, g[: len(q)], **rest, **lengths)
+
+
+def candidates(q: Tensor, g: Tensor, options: dict[str, Any]) -> Tensor:
+    """Some sets for each query, one of them none."""
+    chosen = (torch.arange(len(q) * 5, device=q.device).view(len(q), 5) * 7) % len(g)
+    chosen[0, 1] = -1
+    return divse.score_candidates(q, g, chosen, **options).nan_to_num(neginf=0.0)
+
+
+def search(q: Tensor, g: Tensor, options: dict[str, Any]) -> Tensor:
+    """Scores of the best sets, every third excluded."""
+    excluded = torch.arange(len(g), device=q.device) % 3 == 0
+    return divse.search(q, g, 4, excluded=excluded, **options).scores.nan_to_num(neginf=0.0)
+
+
+def hardest_negatives(q: Tensor, g: Tensor, options: dict[str, Any]) -> Tensor:
+    """Scores of the hardest negatives that were found."""
+    groups = torch.arange(len(q), device=q.device), torch.arange(len(g), device=q.device) % len(q)
+    found = divse.hardest_negatives(q, g, groups, topn=2, **options)
+    plain = options | {"impl": "reference"}
+    all_scores = divse.score(q.double(), g.double(), **plain)
+    return all_scores.gather(1, found.clamp_min(0)).masked_fill(found < 0, 0.0)
+
+
+#: Function, and the operation of dispatch that it needs.
+OPERATIONS: dict[str, tuple[Operation, str]] = {
+    "scores": (scores, "scores"),
+    "gradient": (gradient, "scores"),
+    "pairs": (pairs, "pairs"),
+    "candidates": (candidates, "candidates"),
+    "search": (search, "search"),
+    "hardest negatives": (hardest_negatives, "hardest_negatives"),
+}
+
+
+def refusal(case: Small, needs: str, q: Tensor, g: Tensor, differentiated: bool) -> str | None:
+    """Why Triton has no kernel for a case, or None."""
+    try:
+        q = q.detach().requires_grad_(differentiated)
+        divse.explain(q, g, case.similarity, operation=needs, impl="triton")
+    except ValueError as error:
+        return str(error).rsplit(": ", 1)[-1]
+    return None
+
+
+def check(case: Small, name: str, device: torch.device) -> Verdict | str:
+    """Verdict of one operation on one case, or why there is no kernel."""
+    operation, needs = OPERATIONS[name]
+    q, g, options = case.sets(device)
+    why = refusal(case, needs, q, g, differentiated=name == "gradient")
+    if why:
+        return why
+    run = partial(operation, options=options | {"impl": "reference"})
+    exact, plain = run(q.double(), g.double()), run(q.float(), g.float())
+    fused = operation(q, g, options | {"impl": "triton"})
+    # gradients come in the inputs' type
+    rounding = torch.finfo(fused.dtype).eps * float(exact.abs().max())
+    return gate(fused, exact, plain, rounding if fused.dtype in (HALF, torch.bfloat16) else 0.0)
+
+
+def main() -> int:
+    """Run all operations on all cases."""
+    arguments = parser(__doc__)
+    arguments.add_argument("--few", action="store_true", help="tiny shapes: for the interpreter")
+    args = arguments.parse_args()
+    report = Report("small_launches", args)
+    for case in FEW if args.few else CASES:
+        for name in OPERATIONS:
+            verdict = check(case, name, report.device)
+            row = {"operation": name, "case": str(case)}
+            if isinstance(verdict, str):
+                report.add(**row, note=verdict)
+            else:
+                report.add(verdict, **row)
+    import divse_kernels
+
+    for kernel, count in sorted(divse_kernels.launches.items()):
+        report.add(operation="launches", case=kernel, note=str(count))
+    return report.finish()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
