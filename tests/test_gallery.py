@@ -6,6 +6,7 @@ import shutil
 import hypothesis
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet
 import pytest
 import torch
 from hypothesis import strategies as st
@@ -15,6 +16,7 @@ from divse.search.durable import checksum_bytes
 from divse.search.gallery import Gallery
 from divse.search.manifest import GalleryError
 from divse.sets import EmbeddingSets
+from divse.similarity.quantise import quantise
 
 
 def vectors(*shape: int, seed: int = 0) -> np.ndarray:
@@ -62,7 +64,8 @@ def test_round_trip(tmp_path, make, dtype):
 
 def test_whole_uniform_gallery_is_a_memory_map(tmp_path):
     gallery = Gallery.create(tmp_path / "g", sets())
-    assert isinstance(gallery.sets().values.base, np.memmap)
+    assert isinstance(gallery.segments[0].embeddings.base, np.memmap)
+    assert np.shares_memory(gallery.sets().values, gallery.segments[0].embeddings)
     for _, block in gallery.blocks(1):
         assert np.shares_memory(block.values, gallery.sets().values)
 
@@ -111,13 +114,107 @@ def test_add_leaves_earlier_readers_alone(tmp_path, make):
     new.verify()
 
 
-def test_add_to_a_stale_gallery_is_refused_and_leaves_nothing(tmp_path):
+def test_add_goes_to_the_state_on_disk(tmp_path):
     first = Gallery.create(tmp_path / "g", sets())
     first.add(sets(seed=1))
-    before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(GalleryError, match="changed meanwhile"):
-        first.add(sets(seed=2))
-    assert sorted(tmp_path.rglob("*")) == before
+    assert len(first.add(sets(seed=2))) == 60  # nothing of the other writer is lost
+
+
+@pytest.mark.parametrize("make", [sets, ragged])
+def test_remove_update_and_compact(tmp_path, make):
+    first, second = make(seed=1), make(6, seed=2)
+    names = [f"set {row}" for row in range(26)]
+    years = {"year": list(range(20))}
+    old = Gallery.create(tmp_path / "g", first, names[:20], years)
+    both = old.add(second, names[20:], {"year": list(range(20, 26))})
+    fewer = both.remove([names[3], names[25], names[19]])
+    kept = [row for row in range(26) if row not in (3, 19, 25)]
+    everything = EmbeddingSets.cat([first, second])
+    assert (len(old), len(both), len(fewer)) == (20, 26, 23)
+    assert fewer.ids.tolist() == [names[row] for row in kept]
+    assert fewer.columns["year"].to_pylist() == kept
+    assert_same(fewer.sets(), everything[np.array(kept)].numpy(), "float16")
+    for start, block in fewer.blocks(6 * 8 * 2 * 5):
+        assert_same(
+            block, everything[np.array(kept[start : start + len(block)])].numpy(), "float16"
+        )
+    again = fewer.remove(names[5])
+    newer = again.update([names[0], names[21]], second[:2], {"year": [100, 121]})
+    expected = [names[row] for row in kept if row not in (0, 5, 21)] + [names[0], names[21]]
+    assert newer.ids.tolist() == expected
+    assert newer.take_rows([21]) == [{"id": names[21], "year": 121}]
+    assert_same(newer.sets(np.array([20, 21])), second[:2], "float16")
+    newer.verify()
+    before = newer.sets()
+    whole = newer.compact()
+    assert (len(whole.segments), whole.manifest.requires) == (1, ())
+    assert whole.ids.tolist() == expected
+    assert_same(whole.sets(), before, "float16")
+    assert whole.set_sizes().tolist() == newer.set_sizes().tolist()
+    whole.verify()
+    assert_same(both.sets(), everything, "float16")  # an open reader keeps what it sees
+    assert [path.name for path in whole.path.glob("segment-*")] == [whole.segments[0].entry.name]
+    assert whole.compact().manifest == whole.manifest
+
+
+def test_unknown_ids_are_named(tmp_path):
+    gallery = Gallery.create(tmp_path / "g", sets(3), ["a", "b", "c"])
+    with pytest.raises(KeyError, match="'x', 'y' \\(2 in all\\)"):
+        gallery.remove(["a", "x", "y"])
+    with pytest.raises(KeyError, match="'x'"):
+        gallery.update(["a", "x"], sets(2))
+    with pytest.raises(TypeError, match="ids are string; these are int64"):
+        gallery.remove([1])
+    assert len(gallery.remove(["a", "x"], missing_ok=True)) == 2
+    assert gallery.update(["b", "x"], sets(2), insert=True).ids.tolist() == ["c", "b", "x"]
+
+
+def test_everything_can_be_removed_and_added_again(tmp_path):
+    gallery = Gallery.create(tmp_path / "g", sets(3)).add(sets(2))
+    empty = gallery.remove(range(5))
+    assert (len(empty), len(empty.compact()), list(empty.blocks())) == (0, 0, [])
+    assert len(empty.sets()) == 0 and empty.ids.tolist() == []
+    again = Gallery.open(tmp_path / "g").add(sets(2, seed=5))
+    assert again.ids.tolist() == [5, 6]
+    assert_same(again.sets(), sets(2, seed=5), "float16")
+
+
+@pytest.mark.parametrize("make", [sets, ragged])
+def test_codes_lie_beside_the_embeddings(tmp_path, make):
+    gallery = Gallery.create(tmp_path / "g", make()).add(make(5, seed=3))
+    for segment in gallery.segments:
+        stored = torch.from_numpy(segment.embeddings.reshape(-1, 1, 8).copy())
+        codes, scales, residuals = (part.reshape(-1) for part in segment.int8)
+        expected = quantise(stored)
+        np.testing.assert_array_equal(codes, expected.codes.numpy().reshape(-1))
+        np.testing.assert_array_equal(scales, expected.scales.numpy().reshape(-1))
+        assert (np.abs(residuals - expected.residuals.numpy().reshape(-1)) <= 1e-6).all()
+    plain = Gallery.create(tmp_path / "p", make(), codes=False).add(make(5))
+    assert [segment.int8 for segment in plain.segments] == [None, None]
+
+
+@pytest.mark.parametrize("make", [sets, ragged])
+@pytest.mark.parametrize("name", ["out.parquet", "out.npy"])
+def test_export_can_be_read_back(tmp_path, make, name):
+    gallery = Gallery.create(tmp_path / "g", make(), columns={"n": list("abcdefghijklmnopqrst")})
+    gallery = gallery.remove([4, 7]).add(make(3, seed=9), columns={"n": list("xyz")})
+    gallery.export(tmp_path / name)
+    with pytest.raises(FileExistsError, match="choose another name"):
+        gallery.export(tmp_path / name)
+    if name == "out.parquet":
+        table = pyarrow.parquet.read_table(tmp_path / name)
+        elements = np.array([e for row in table.column("embedding").to_pylist() for e in row])
+    else:
+        table = pyarrow.parquet.read_table(tmp_path / "out.rows.parquet")
+        elements = np.load(tmp_path / name).reshape(-1, 8)
+        if gallery.ragged:
+            sizes = np.load(tmp_path / "out.lengths.npy")
+            np.testing.assert_array_equal(sizes, gallery.set_sizes())
+    assert table.select(["id", "n"]).to_pylist() == gallery.rows.to_pylist()
+    given = gallery.sets()
+    real = np.arange(given.k) < gallery.set_sizes()[:, None]
+    np.testing.assert_array_equal(elements, given.values[real])
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_full_disk_leaves_the_old_state(tmp_path, monkeypatch):
@@ -127,7 +224,7 @@ def test_full_disk_leaves_the_old_state(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    for name in ("os.replace", "os.fsync", "divse.search.segment_writer.checksum_file"):
+    for name in ("os.replace", "os.fsync", "divse.search.durable.checksum_file"):
         with monkeypatch.context() as broken:
             broken.setattr(name, full)
             with pytest.raises(OSError, match="No space left"):
@@ -145,7 +242,7 @@ def test_what_a_killed_build_left_is_no_obstacle(tmp_path):
         Gallery.open(tmp_path / "g")
     Gallery.create(tmp_path / "g", sets(), metadata={10: 1, 2: (3, 4)})
     assert Gallery.open(tmp_path / "g").metadata == {"10": 1, "2": [3, 4]}
-    assert len(list((tmp_path / "g").iterdir())) == 2
+    assert len(list((tmp_path / "g").iterdir())) == 3
 
 
 def test_overwrite_replaces_and_needs_to_be_asked_for(tmp_path):
@@ -157,7 +254,7 @@ def test_overwrite_replaces_and_needs_to_be_asked_for(tmp_path):
     assert len(Gallery.open(tmp_path / "g")) == 20
     Gallery.create(tmp_path / "g", sets(5, k=2), overwrite=True)
     assert (len(Gallery.open(tmp_path / "g")), Gallery.open(tmp_path / "g").k) == (5, 2)
-    assert len(list((tmp_path / "g").iterdir())) == 2
+    assert len(list((tmp_path / "g").iterdir())) == 3
 
 
 @pytest.mark.parametrize(("bad", "word"), [(0.0, "zero"), (np.nan, "not finite"), (np.inf, "not")])
@@ -306,7 +403,7 @@ def test_offsets_that_do_not_divide_the_elements(stored):
     ("changes", "message"),
     [
         ({"version": 2}, "newer divse.*version 2.*update divse"),
-        ({"requires": ["tombstones"]}, "newer divse.*tombstones"),
+        ({"requires": ["layers"]}, "newer divse.*layers"),
         ({"version": "1"}, "damaged: version '1'"),
         ({"format": "other"}, "not a divse gallery"),
         ({"dtype": "float64"}, "damaged.*float64"),
@@ -354,15 +451,15 @@ def test_links_out_of_the_gallery_are_refused(stored, tmp_path):
 
 
 def test_unknown_files_of_a_later_divse_are_verified_but_not_needed(stored):
-    codes = segment(stored) / "codes.npy"
+    codes = segment(stored) / "later.npy"
     codes.write_bytes(b"later")
     content = json.loads((stored / "manifest.json").read_text())
     entry = {"bytes": 5, "blake2b": checksum_bytes(b"later")}
-    content["segments"][0]["files"]["codes.npy"] = entry
+    content["segments"][0]["files"]["later.npy"] = entry
     edit_manifest(stored, segments=content["segments"])
     Gallery.open(stored).verify()
     codes.write_bytes(b"Later")
-    with pytest.raises(GalleryError, match="codes.npy"):
+    with pytest.raises(GalleryError, match="later.npy"):
         Gallery.open(stored).verify()
 
 

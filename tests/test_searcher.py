@@ -179,36 +179,76 @@ def test_prefilter_finds_enough_even_where_neighbours_are_few(data):
         assert len(proposed) >= 20 and (np.diff(proposed) > 0).all()
 
 
-def test_index_is_stored_for_this_state_only(data, tmp_path, monkeypatch):
+def test_index_is_stored_and_kept_up_to_date(data, tmp_path, monkeypatch):
     monkeypatch.setattr("divse.search.prefilter.STORED_FROM", 1)
     gallery, queries, _ = data
     own = Gallery.create(tmp_path / "g", gallery.sets())
     expected = Searcher(own).search(queries, 5, "prefilter")
-    folder = element_index.index_folder(own)
-    assert (folder / "elements.faiss").is_file()
-    monkeypatch.setattr("divse.search.prefilter.build_index", None)  # from here on it is loaded
-    np.testing.assert_array_equal(Searcher(own).search(queries, 5, "prefilter").ids, expected.ids)
-    damaged = bytearray((folder / "elements.faiss").read_bytes())
-    damaged[50] ^= 1
-    (folder / "elements.faiss").write_bytes(bytes(damaged))
-    assert element_index.load_index(own) is None
-    later = own.add(queries)
-    assert element_index.load_index(later) is None
+    stored = Gallery.open(own.path)
+    assert stored.manifest.index.spec == "Flat"
+    monkeypatch.setattr("divse.search.index_files.fill", None)  # from here on it is loaded
+    monkeypatch.setattr("divse.search.changes.train", None)
+    found = Searcher(stored).search(queries, 5, "prefilter")
+    np.testing.assert_array_equal(found.ids, expected.ids)
     monkeypatch.undo()
-    monkeypatch.setattr("divse.search.prefilter.STORED_FROM", 1)
-    found = Searcher(later).search(queries, 1, "prefilter").ids
-    assert found[:, 0].tolist() == list(range(600, 620))
-    assert [path.name for path in later.path.glob("index-*")] == [
-        element_index.index_folder(later).name
-    ]
+    later = stored.add(queries)
+    assert Searcher(later).search(queries, 1, "prefilter").ids[:, 0].tolist() == list(
+        range(600, 620)
+    )
+    fewer = later.remove(range(600, 610))
+    left = Searcher(fewer).search(queries, 5, "prefilter")
+    assert not set(left.ids.ravel().tolist()) & set(range(600, 610))
+    np.testing.assert_array_equal(left.ids, Searcher(fewer).search(queries, 5, "exact").ids)
+    whole = fewer.compact()
+    assert len(whole.segments) == 1
+    np.testing.assert_array_equal(Searcher(whole).search(queries, 5, "prefilter").ids, left.ids)
+    whole.verify()
+    assert whole.drop_index().manifest.index is None
+
+
+def test_damaged_index_is_named(data, tmp_path):
+    gallery, queries, _ = data
+    own = Gallery.create(tmp_path / "g", gallery.sets()).build_index()
+    path = next(own.path.glob("segment-*/shard_*.faiss"))
+    damaged = bytearray(path.read_bytes())
+    damaged[50] ^= 1
+    path.write_bytes(bytes(damaged))
+    with pytest.raises(ValueError, match="shard_.*is damaged"):
+        Searcher(own).search(queries, 5, "prefilter")
+    own = own.build_index()
+    assert Searcher(own).search(queries, 5, "prefilter").ids.shape == (20, 5)
+
+
+@pytest.mark.parametrize("spec", ["HNSW8", "IVF4,PQ4x4", "SQ8", "IVF8,Flat"])
+def test_any_factory_string(data, tmp_path, spec):
+    gallery, queries, _ = data
+    own = Gallery.create(tmp_path / "g", gallery.sets()).build_index(spec)
+    own = own.add(queries).remove([0, 7, 601])
+    search = Searcher(own)
+    assert search.explain("prefilter").index == spec
+    truth = search.search(queries, 5, "exact").ids
+    assert recall(search.search(queries, 5, "prefilter").ids, truth) >= 0.9
+
+
+def test_ragged_galleries_have_an_index_too(tmp_path):
+    values = clustered(300)
+    lengths = np.random.default_rng(0).integers(1, 5, 300)
+    gallery = Gallery.create(tmp_path / "g", EmbeddingSets(values, lengths)).build_index(
+        "IVF4,Flat"
+    )
+    gallery = gallery.add(EmbeddingSets(values[:20], lengths[:20])).remove(range(100, 150))
+    queries = EmbeddingSets.of(values[100:120])
+    search = Searcher(gallery)
+    truth = search.search(queries, 5, "exact").ids
+    assert recall(search.search(queries, 5, "prefilter", depth=300).ids, truth) == 1.0
 
 
 def test_folder_that_cannot_be_written_keeps_the_index_in_memory(data, monkeypatch):
-    def refuse(*_):
+    def refuse(*_, **__):
         raise PermissionError("read-only")
 
     monkeypatch.setattr("divse.search.prefilter.STORED_FROM", 1)
-    monkeypatch.setattr("divse.search.prefilter.save_index", refuse)
+    monkeypatch.setattr("divse.search.changes.build_index", refuse)
     gallery, queries, _ = data
     with pytest.warns(UserWarning, match="index is not stored"):
         assert Searcher(gallery).search(queries, 2, "prefilter").ids.shape == (20, 2)
@@ -217,7 +257,7 @@ def test_folder_that_cannot_be_written_keeps_the_index_in_memory(data, monkeypat
 # --- plans and errors
 
 
-def test_auto_takes_what_explain_says(data, monkeypatch):
+def test_auto_takes_what_explain_says(data, tmp_path, monkeypatch):
     gallery, queries, _ = data
     search = Searcher(gallery)
     assert search.explain().plan == "exact" and search.explain().certified
@@ -225,7 +265,7 @@ def test_auto_takes_what_explain_says(data, monkeypatch):
     assert "every one of 600 sets" in str(search.explain())
     monkeypatch.setattr(searcher, "EXACT_UP_TO", 100)
     assert "no index is stored" in str(search.explain())
-    element_index.store_index(gallery)
+    search = Searcher(Gallery.create(tmp_path / "g", gallery.sets()).build_index())
     assert search.explain().plan == "prefilter"
     assert "200 and more nearest elements of 2400" in str(search.explain())
     assert not search.search(queries, 3).certified.any()

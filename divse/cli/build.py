@@ -9,10 +9,10 @@ from typing import Any
 from divse.cli.embedding_files import Source, read_embeddings
 from divse.cli.encoding import encode_folder, encode_lines, load_model
 from divse.cli.progress import bar
-from divse.search.element_index import has_faiss, store_index
+from divse.search.element_index import has_faiss
 from divse.search.gallery import Gallery
 from divse.search.searcher import is_large
-from divse.search.writing import check_target
+from divse.search.writer import check_target
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def build_gallery(asked: BuildRequest) -> Gallery:
         )
     if asked.index or (asked.index is None and is_large(gallery) and has_faiss()):
         with bar("index", len(gallery)) as step:
-            store_index(gallery, step)
+            gallery = gallery.build_index(progress=step)
     return gallery
 
 

@@ -1,22 +1,51 @@
-"""Writes that survive a power cut: a file is the old one or the new one, never half of each."""
+"""Every change of a gallery's folder goes through here: writes that survive a power cut.
+
+A file is written under a name of its own, flushed, and only then named by the manifest, which is
+itself replaced in one step. These few functions are all that ever touches the disk, so a test can
+record them and rebuild every state that a power cut may leave.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 CHUNK = 1 << 22  # 4 MiB: large enough for the disk's rate, small enough for a smooth progress bar
 
 
-def sync_file(path: Path) -> None:
-    """Flush a file's bytes to the disk."""
-    descriptor = os.open(path, os.O_RDWR)
+def make_folder(path: Path) -> None:
+    """Make a folder that does not exist yet."""
+    path.mkdir()
+
+
+def open_new(path: Path) -> BinaryIO:
+    """Open a file that does not exist yet for writing; `close_durably` ends it."""
+    return open(path, "xb")
+
+
+def close_durably(file: BinaryIO) -> None:
+    """Flush a file's bytes to the disk and close it."""
     try:
-        os.fsync(descriptor)
+        file.flush()
+        os.fsync(file.fileno())
     finally:
-        os.close(descriptor)
+        file.close()
+
+
+def abandon(file: BinaryIO) -> None:
+    """Close a file that will be removed; bytes that the disk has no room for do not matter."""
+    with contextlib.suppress(OSError):
+        file.close()
+
+
+def rename(old: Path, new: Path) -> None:
+    """Give a file another name, in place of what had it."""
+    os.replace(old, new)
 
 
 def sync_folder(path: Path) -> None:
@@ -30,17 +59,37 @@ def sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
+def remove(path: Path) -> None:
+    """Remove a file, or a folder and all in it, as far as possible: nothing depends on it."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+        return
+    # On Windows a file that a reader maps cannot be removed; a later writer will do it.
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
+
+
+def write_new(path: Path, content: bytes) -> None:
+    """Write a new file and flush it; its name is flushed with its folder."""
+    file = open_new(path)
+    try:
+        file.write(content)
+    except BaseException:
+        file.close()
+        raise
+    close_durably(file)
+
+
 def replace_file(path: Path, content: bytes) -> None:
     """Put `content` at `path` in one step: readers see the old bytes or the new ones."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
+    remove(temporary)
     try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        write_new(temporary, content)
+        rename(temporary, path)
+    except BaseException:
+        remove(temporary)
+        raise
     sync_folder(path.parent)
 
 

@@ -1,33 +1,28 @@
-"""A FAISS index over all elements of a gallery, stored beside it or built in memory.
+"""A FAISS index over the elements of a gallery: one shard for each segment, trained in common.
 
-The index belongs to one state of the gallery: its folder is named by the checksum of the manifest,
-so an index of another state is never used, and may be deleted at any time. faiss is imported
-where it is used.
+A shard numbers the elements of its segment as they lie in the file, so it stays right when sets are
+removed (they are left out of a search) and when other segments come. faiss is imported where it is
+used.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import json
 import math
-import secrets
-import shutil
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from divse.search.durable import checksum_file, replace_file, sync_file, sync_folder
-from divse.search.gallery import Gallery
-from divse.search.manifest import INDEX_NAME
+from divse.search.segment import Segment
+from divse.search.snapshot import Snapshot
 
 FLAT_UP_TO = 1 << 14  # elements; below, comparing with all of them costs less than clusters would
 TRAIN_PER_LIST = 64  # sampled elements for each cluster; faiss asks for 39 at least
-INDEX_FILE, ABOUT_FILE = "elements.faiss", "about.json"
+BLOCK_BYTES = 1 << 25
 
 Progress = Callable[[int], object]
 
@@ -43,31 +38,6 @@ def index_spec(elements: int) -> str:
         return "Flat"
     lists = 1 << round(math.log2(math.sqrt(elements)))
     return f"IVF{lists},RaBitQ"
-
-
-@dataclass(frozen=True)
-class ElementIndex:
-    """A trained and filled FAISS index whose element e is the e-th of the gallery."""
-
-    index: Any
-    spec: str
-    stored_at: Path | None = None
-
-    @property
-    def lists(self) -> int:
-        """Clusters of the inverted file, 1 if it has none."""
-        return int(getattr(self.index, "nlist", 1))
-
-    def nearest(self, vectors: np.ndarray, count: int, probe: int) -> np.ndarray:
-        """Return the `count` nearest elements (n, count) of vectors (n, D), -1 where there are
-        fewer in the `probe` clusters that are looked into."""
-        faiss = import_faiss()
-        options = {}
-        if self.lists > 1:
-            kind = faiss.IVFRaBitQSearchParameters if "RaBitQ" in self.spec else None
-            options["params"] = (kind or faiss.SearchParametersIVF)(nprobe=min(probe, self.lists))
-        vectors = np.ascontiguousarray(vectors, dtype=np.float32)
-        return np.asarray(self.index.search(vectors, count, **options)[1])
 
 
 def has_faiss() -> bool:
@@ -89,91 +59,116 @@ def import_faiss() -> ModuleType:
     return module
 
 
-def build_index(
-    gallery: Gallery, spec: str | None = None, progress: Progress | None = None
-) -> ElementIndex:
-    """Train on a sample and add every element; `progress` hears the sets added at each step."""
+@dataclass(frozen=True)
+class Shard:
+    """A filled FAISS index over one segment, whose element e is the e-th in the segment's file."""
+
+    index: Any
+    segment: Segment
+
+    def nearest(self, vectors: np.ndarray, count: int, probe: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return inner products (n, count) and the gallery's positions of the elements' owners.
+
+        -inf and -1 where no more were found; removed sets are never found.
+        """
+        faiss = import_faiss()
+        options: dict[str, Any] = {}
+        if self.segment.live is not None:
+            options["sel"] = faiss.IDSelectorBitmap(self._live_elements())
+        if lists(self.index) > 1:
+            rabitq = isinstance(self.index, faiss.IndexIVFRaBitQ)
+            kind = faiss.IVFRaBitQSearchParameters if rabitq else faiss.SearchParametersIVF
+            parameters = kind(nprobe=min(probe, lists(self.index)), **options)
+        else:
+            parameters = faiss.SearchParameters(**options) if options else None
+        products, elements = self.index.search(vectors, count, params=parameters)
+        found = elements >= 0
+        owners = np.where(found, self.segment.owners(np.maximum(elements, 0)), -1)
+        return np.where(found, products, -np.inf), owners
+
+    def _live_elements(self) -> np.ndarray:
+        mask = np.zeros(self.segment.entry.elements, dtype=bool)
+        mask[self.segment.element_index(np.arange(self.segment.sets))] = True
+        return np.packbits(mask, bitorder="little")
+
+
+@dataclass(frozen=True)
+class ElementIndex:
+    """The shards of all segments of one state of a gallery."""
+
+    shards: tuple[Shard, ...]
+    spec: str
+
+    @property
+    def lists(self) -> int:
+        """Clusters of the inverted file, 1 if it has none."""
+        return max(lists(shard.index) for shard in self.shards)
+
+    def owners(self, vectors: np.ndarray, count: int, probe: int) -> np.ndarray:
+        """Return the positions (n, count) of the sets that own the nearest elements, -1 = none.
+
+        `probe` clusters are looked into.
+        """
+        vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+        parts = [shard.nearest(vectors, count, probe) for shard in self.shards]
+        products = np.concatenate([part[0] for part in parts], axis=1)
+        owners = np.concatenate([part[1] for part in parts], axis=1)
+        if len(parts) == 1:
+            return owners
+        best = np.argpartition(-products, count - 1, axis=1)[:, :count]
+        return np.take_along_axis(owners, best, axis=1)
+
+
+def lists(index: Any) -> int:
+    """Clusters of an index, 1 if it has none."""
+    return int(getattr(index, "nlist", 1))
+
+
+def train(snapshot: Snapshot, spec: str | None = None) -> tuple[Any, str]:
+    """Return a trained index without elements, and its factory string."""
     faiss = import_faiss()
-    spec = spec or index_spec(gallery.manifest.elements)
-    index = faiss.index_factory(gallery.dim, spec, faiss.METRIC_INNER_PRODUCT)
+    spec = spec or index_spec(snapshot.manifest.elements)
+    index = faiss.index_factory(snapshot.dim, spec, faiss.METRIC_INNER_PRODUCT)
     if not index.is_trained:
-        index.train(_sample(gallery, TRAIN_PER_LIST * int(getattr(index, "nlist", 1024))))
-    for _, block in gallery.blocks(1 << 25):
-        index.add(_elements(block))
+        _cluster_on_gpu(faiss, index)
+        index.train(_sample(snapshot, TRAIN_PER_LIST * int(getattr(index, "nlist", 1024))))
+    return index, spec
+
+
+def _cluster_on_gpu(faiss: ModuleType, index: Any) -> None:
+    """Let GPUs find the clusters, where faiss has any."""
+    gpus = getattr(faiss, "get_num_gpus", lambda: 0)()
+    inverted = faiss.try_extract_index_ivf(index)
+    if gpus and inverted is not None:
+        flat = faiss.IndexFlat(inverted.d, inverted.metric_type)
+        inverted.clustering_index = faiss.index_cpu_to_all_gpus(flat)
+
+
+def fill(trained: Any, segment: Segment, progress: Progress | None = None) -> Any:
+    """Return a copy of a trained index that holds every element of a segment, removed ones too."""
+    index = import_faiss().clone_index(trained)
+    elements = segment.embeddings.reshape(-1, segment.embeddings.shape[-1])
+    step = max(1, BLOCK_BYTES // (4 * elements.shape[1]))
+    done = 0
+    for first in range(0, len(elements), step):
+        part = np.ascontiguousarray(elements[first : first + step], dtype=np.float32)
+        index.add(part)
         if progress is not None:
-            progress(len(block))
-    return ElementIndex(index, spec)
+            sets = segment.sets * (first + len(part)) // len(elements)
+            progress(sets - done)
+            done = sets
+    return index
 
 
-def has_index(gallery: Gallery) -> bool:
-    """Whether an index is stored for this state of the gallery; `load_index` also checks it."""
-    return (index_folder(gallery) / ABOUT_FILE).is_file()
-
-
-def store_index(gallery: Gallery, progress: Progress | None = None) -> None:
-    """Build the index of this state of the gallery beside it, unless it is there already."""
-    if load_index(gallery) is None:
-        save_index(gallery, build_index(gallery, progress=progress))
-
-
-def load_index(gallery: Gallery) -> ElementIndex | None:
-    """Return the index stored for this state of the gallery, or None if there is no whole one."""
-    folder = index_folder(gallery)
-    try:
-        about = json.loads((folder / ABOUT_FILE).read_text())
-        fits = about["manifest"] == gallery.manifest.checksum
-        if not fits or about["blake2b"] != checksum_file(folder / INDEX_FILE):
-            return None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    index = import_faiss().read_index(str(folder / INDEX_FILE))
-    if index.d != gallery.dim or index.ntotal != gallery.manifest.elements:
-        return None
-    return ElementIndex(index, about["spec"], folder)
-
-
-def save_index(gallery: Gallery, built: ElementIndex) -> ElementIndex:
-    """Store the index beside the gallery, in place of those of earlier states."""
-    folder = index_folder(gallery)
-    temporary = folder.with_name(f".{folder.name}-{secrets.token_hex(4)}")
-    temporary.mkdir()
-    try:
-        import_faiss().write_index(built.index, str(temporary / INDEX_FILE))
-        sync_file(temporary / INDEX_FILE)
-        about = {
-            "manifest": gallery.manifest.checksum,
-            "spec": built.spec,
-            "blake2b": checksum_file(temporary / INDEX_FILE),
-        }
-        replace_file(temporary / ABOUT_FILE, json.dumps(about, indent=2).encode() + b"\n")
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    sync_folder(gallery.path)
-    for other in gallery.path.iterdir():
-        if INDEX_NAME.fullmatch(other.name) and other != folder:
-            shutil.rmtree(other, ignore_errors=True)
-    return ElementIndex(built.index, built.spec, folder)
-
-
-def index_folder(gallery: Gallery) -> Path:
-    """Return where the index of this state of the gallery is stored."""
-    return gallery.path / gallery.manifest.index_name
-
-
-def _elements(block: Any) -> np.ndarray:
-    """The real elements of sets (n, K, D), one after another, in fp32."""
+def _sample(snapshot: Snapshot, count: int) -> np.ndarray:
+    """About `count` elements of sets drawn without repetition; the same ones at every build."""
+    manifest = snapshot.manifest
+    sets = min(len(snapshot), max(1, math.ceil(count * len(snapshot) / manifest.elements)))
+    drawn = np.random.default_rng(0).choice(len(snapshot), size=sets, replace=False)
+    block = snapshot.sets(np.sort(drawn))
     values = np.asarray(block.values)
     if block.lengths is None:
         values = values.reshape(-1, values.shape[-1])
     else:
         values = values[np.arange(block.k) < np.asarray(block.lengths)[:, None]]
     return np.ascontiguousarray(values, dtype=np.float32)
-
-
-def _sample(gallery: Gallery, count: int) -> np.ndarray:
-    """About `count` elements of sets drawn without repetition; the same ones at every build."""
-    sets = min(len(gallery), max(1, math.ceil(count * len(gallery) / gallery.manifest.elements)))
-    drawn = np.random.default_rng(0).choice(len(gallery), size=sets, replace=False)
-    return _elements(gallery.sets(np.sort(drawn)))

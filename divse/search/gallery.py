@@ -2,51 +2,35 @@
 
     gallery/
         manifest.json          what the gallery is; the only file that is ever replaced
-        segment-000000-…/      immutable: embeddings.npy, offsets.npy (ragged), rows.arrow
-        index-…/               a prefilter's index over one state of the gallery; may be deleted
+        segment-000000-…/      immutable: embeddings.npy, offsets.npy (ragged), rows.arrow, codes
+        index-…/               the trained part of an element index, if there is one
+        writer.lock            held by the one process that writes
 
-Everything can be read with numpy and pyarrow alone; nothing is ever unpickled.
+Everything can be read with numpy and pyarrow alone; nothing is ever unpickled. The format is
+specified in docs/gallery-format.md.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from divse.search.durable import checksum_file
+from divse.search import changes
+from divse.search.export import export
 from divse.search.intake import SetsSource
-from divse.search.manifest import DTYPES, FILE_NAME, GalleryError, Manifest
-from divse.search.rows import ID, first_duplicate
-from divse.search.segment import Segment, check_size
-from divse.search.writing import (
-    NewRows,
-    Progress,
-    check_positions,
-    check_target,
-    commit_segment,
-    sweep,
-)
-from divse.sets import EmbeddingSets
+from divse.search.manifest import DTYPES, Manifest
+from divse.search.snapshot import Snapshot
+from divse.search.writing import NewRows, Progress
 
 
-class Gallery:
-    """N sets of unit vectors on disk, opened for reading; see `create`, `open` and `add`."""
+class Gallery(Snapshot):
+    """N sets of unit vectors on disk, opened for reading; see `create`, `open` and `add`.
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
-        """Open the segments that `manifest` names; most callers want `Gallery.open(path)`."""
-        self.path, self.manifest = path, manifest
-        self._segments: list[Segment] = []
-        start = 0
-        for entry in manifest.segments:
-            self._segments.append(Segment.open(path, manifest, entry, start))
-            start += entry.sets
-        self._starts = np.array([segment.start for segment in self._segments], dtype=np.int64)
+    A gallery stays at the state it was opened in. Every change is made to the state on disk, by one
+    writer at a time, and returns the gallery in its new state.
+    """
 
     @classmethod
     def create(
@@ -57,6 +41,7 @@ class Gallery:
         columns: Mapping[str, Iterable[Any]] | None = None,
         *,
         dtype: str = "float16",
+        codes: bool = True,
         metadata: Mapping[str, Any] | None = None,
         overwrite: bool = False,
         progress: Progress | None = None,
@@ -70,6 +55,7 @@ class Gallery:
             ids: one string or integer for each set; None numbers them.
             columns: more values for each set, by name, of any Arrow type.
             dtype: "float16" or "float32", of the stored elements.
+            codes: store int8 codes with their residuals beside the embeddings, for certified scans.
             metadata: anything that JSON can hold, such as the model's fingerprint.
             overwrite: replace a gallery that is there; it stays until the new one is complete.
             progress: called with the number of sets written at each step.
@@ -78,31 +64,9 @@ class Gallery:
         if dtype not in DTYPES:
             raise ValueError(f"dtype: got {dtype!r}, expected {' or '.join(DTYPES)}")
         known = json.loads(json.dumps(dict(metadata or {})))  # as JSON will give it back
-        old = check_target(folder, overwrite)
-        existed = folder.exists()
-        folder.mkdir(parents=True, exist_ok=True)
-        empty = Manifest(dtype, "", 0, "", {}, metadata=known)
-        state = None
-        if old is not None:
-            empty, state = replace(empty, generation=old.generation), old.checksum
-        try:
-            new = NewRows(sets, ids, columns, progress)
-            manifest = commit_segment(folder, empty, None, new, state)
-        except BaseException:
-            if not existed and not (folder / FILE_NAME).exists():
-                shutil.rmtree(folder, ignore_errors=True)
-            raise
-        sweep(folder, manifest)
-        return cls(folder, manifest)
-
-    @classmethod
-    def open(cls, path: str | Path) -> Gallery:
-        """Open a gallery: its manifest, file sizes and headers are checked, contents are not.
-
-        Later writers never disturb it: it stays at the state it was opened in.
-        """
-        folder = Path(path)
-        return cls(folder, Manifest.read(folder))
+        empty = Manifest(dtype, "", 0, "", {}, metadata=known, codes=codes)
+        new = NewRows(sets, ids, columns, progress)
+        return cls(folder, changes.create(folder, empty, new, overwrite))
 
     def add(
         self,
@@ -112,145 +76,54 @@ class Gallery:
         *,
         progress: Progress | None = None,
     ) -> Gallery:
-        """Append sets as a new segment and return the gallery with them; this one stays as it is.
+        """Append sets as a new segment.
 
         Arguments as in `create`. Until the manifest is replaced at the end, nothing has changed.
         """
-        if ids is None and self.manifest.id_type != "int64":
-            raise ValueError("this gallery has string ids: give ids for the new sets")
         new = NewRows(sets, ids, columns, progress)
-        state = self.manifest.checksum
-        return Gallery(self.path, commit_segment(self.path, self.manifest, self.rows, new, state))
+        return Gallery(self.path, changes.add(self.path, new))
 
-    def __len__(self) -> int:
-        """Return N, the number of sets."""
-        return self.manifest.sets
+    def remove(self, ids: Iterable[Any], *, missing_ok: bool = False) -> Gallery:
+        """Remove the sets with these ids; KeyError names unknown ones unless `missing_ok`.
 
-    @property
-    def k(self) -> int:
-        """Elements of a set (L), or of the largest one if the gallery is ragged."""
-        return self.manifest.k
-
-    @property
-    def dim(self) -> int:
-        """Dimensions of an element (D)."""
-        return self.manifest.dim
-
-    @property
-    def ragged(self) -> bool:
-        """Whether sets differ in size."""
-        return self.manifest.layout == "ragged"
-
-    @property
-    def metadata(self) -> dict[str, Any]:
-        """What was recorded when the gallery was made."""
-        return self.manifest.metadata
-
-    @property
-    def rows(self) -> Any:
-        """Ids and columns as one Arrow table (memory-mapped), in order of position."""
-        import pyarrow as pa
-
-        return pa.concat_tables([segment.rows for segment in self._segments])
-
-    @property
-    def ids(self) -> np.ndarray:
-        """The id of every set (N,): int64, or str objects."""
-        return np.asarray(self.rows.column(ID).to_numpy())
-
-    @property
-    def columns(self) -> dict[str, Any]:
-        """The user's columns by name, each an Arrow ChunkedArray of N values."""
-        return {name: self.rows.column(name) for name in self.manifest.columns}
-
-    def take_rows(self, positions: np.ndarray) -> list[dict[str, Any]]:
-        """Return id and columns of the sets at `positions` (n,), one dict each."""
-        return list(self.rows.take(np.asarray(positions, dtype=np.int64)).to_pylist())
-
-    def take_ids(self, positions: np.ndarray) -> np.ndarray:
-        """Return the ids of the sets at `positions` (any shape), in that shape."""
-        flat = np.asarray(positions, dtype=np.int64).reshape(-1)
-        taken = self.rows.column(ID).take(flat).to_numpy()
-        return np.asarray(taken).reshape(np.shape(positions))
-
-    def sets(self, positions: np.ndarray | None = None) -> EmbeddingSets:
-        """Return the sets at `positions` (n,), or all of them, as numpy EmbeddingSets.
-
-        All sets of a uniform gallery in one segment come as the memory map itself; anything else
-        is gathered into memory. `blocks` goes over a gallery of any size.
+        Their bytes stay on disk until `compact`.
         """
-        if positions is None:
-            if len(self._segments) == 1 and not self.ragged:
-                return EmbeddingSets(self._segments[0].embeddings)
-            positions = np.arange(len(self))
-        positions = np.asarray(positions, dtype=np.int64)
-        check_positions(positions, len(self))
-        if len(self._segments) == 1:
-            return EmbeddingSets(*self._segments[0].take(positions))
-        lengths = np.empty(len(positions), dtype=np.int64)
-        values = np.zeros((len(positions), self.k, self.dim), dtype=self.manifest.dtype)
-        owner = np.searchsorted(self._starts, positions, side="right") - 1
-        for index in np.unique(owner):
-            segment, mine = self._segments[index], np.flatnonzero(owner == index)
-            taken, sizes = segment.take(positions[mine] - segment.start)
-            values[mine, : taken.shape[1]] = taken
-            lengths[mine] = taken.shape[1] if sizes is None else sizes
-        return EmbeddingSets(values, lengths if self.ragged else None)
+        return Gallery(self.path, changes.remove(self.path, ids, missing_ok))
 
-    def blocks(self, block_bytes: int = 1 << 27) -> Iterator[tuple[int, EmbeddingSets]]:
-        """Yield (position of the first set, sets) over the gallery, in blocks of bounded memory.
+    def update(
+        self,
+        ids: Iterable[Any],
+        sets: SetsSource,
+        columns: Mapping[str, Iterable[Any]] | None = None,
+        *,
+        insert: bool = False,
+        progress: Progress | None = None,
+    ) -> Gallery:
+        """Replace the sets with these ids, in one step; they move to the end of the gallery.
 
-        Blocks of a uniform gallery are memory-mapped views; ragged sets are padded.
+        KeyError names unknown ids, unless `insert`, which adds them.
         """
-        itemsize = np.dtype(self.manifest.dtype).itemsize
-        step = max(1, block_bytes // (self.k * self.dim * itemsize))
-        for segment in self._segments:
-            for first in range(0, segment.entry.sets, step):
-                last = min(first + step, segment.entry.sets)
-                yield segment.start + first, segment.block(first, last)
+        new = NewRows(sets, ids, columns, progress)
+        return Gallery(self.path, changes.update(self.path, new, insert))
 
-    def set_sizes(self) -> np.ndarray:
-        """Return the number of elements of each set (N,) int64."""
-        return np.concatenate([s.lengths(0, s.entry.sets) for s in self._segments])
+    def compact(self, *, progress: Progress | None = None) -> Gallery:
+        """Rewrite the gallery as one segment without what was removed; positions stay the same.
 
-    def verify(self, progress: Progress | None = None) -> None:
-        """Read every byte and check it; GalleryError names the first file that is not as written.
-
-        `progress` hears the bytes read at each step, of `nbytes` in all.
+        Readers that are open keep what they see.
         """
-        for entry in self.manifest.segments:
-            for name, file in entry.files.items():
-                path = self.path / entry.name / name
-                check_size(path, file)
-                if checksum_file(path, progress) != file.blake2b:
-                    raise GalleryError(f"{path} is damaged: its checksum is not the recorded one")
-        for segment in self._segments:
-            segment.rows.validate(full=True)
-        if (twice := first_duplicate(self.rows.column(ID))) is not None:
-            raise GalleryError(f"{self.path}: id {twice!r} occurs twice")
+        return Gallery(self.path, changes.compact(self.path, progress))
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all files that the manifest names."""
-        segments = self.manifest.segments
-        return sum(file.bytes for entry in segments for file in entry.files.values())
+    def build_index(self, spec: str | None = None, *, progress: Progress | None = None) -> Gallery:
+        """Store a FAISS element index, for the plan "prefilter"; later changes keep it up to date.
 
-    def info(self) -> dict[str, Any]:
-        """Return what a person wants to know of a gallery, ready for JSON."""
-        manifest = self.manifest
-        return {
-            "path": str(self.path),
-            "sets": len(self),
-            "elements": manifest.elements,
-            "k": self.k,
-            "dim": self.dim,
-            "layout": manifest.layout,
-            "dtype": manifest.dtype,
-            "ids": manifest.id_type,
-            "columns": manifest.columns,
-            "segments": len(manifest.segments),
-            "bytes": self.nbytes,
-            "generation": manifest.generation,
-            "checksum": manifest.checksum,
-            "metadata": manifest.metadata,
-        }
+        `spec` is a FAISS factory string; None chooses one by size. Needs faiss.
+        """
+        return Gallery(self.path, changes.build_index(self.path, spec, progress))
+
+    def drop_index(self) -> Gallery:
+        """Remove the stored element index."""
+        return Gallery(self.path, changes.drop_index(self.path))
+
+    def export(self, path: str | Path, *, progress: Progress | None = None) -> None:
+        """Write sets, ids and columns to a .parquet or .npy file, for other programs."""
+        export(self, Path(path), progress)

@@ -2,15 +2,16 @@
 
 `manifest.json` is the only mutable file of a gallery and is replaced in one step. It names every
 segment and, for each file of it, the size and the checksum; what it does not name does not exist.
-A reader refuses a newer `version` and any name in `requires` that it does not know, so later
-features that change what a gallery means (such as removed rows) cannot be overlooked by an older
-reader, while files that only speed things up may be added to a segment's table freely.
+A reader refuses a newer `version` and any name in `requires` that it does not know, so features
+that change what a gallery means (removed sets) cannot be overlooked by an older reader, while files
+that only speed things up may be added to a segment's table freely.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,15 @@ from divse.search.durable import checksum_bytes, replace_file
 
 FORMAT = "divse-gallery"
 VERSION = 1
-KNOWN_FEATURES: frozenset[str] = frozenset()
+REMOVED = "removed"  # some segment has removed sets
+KNOWN_FEATURES = frozenset({REMOVED})
 FILE_NAME = "manifest.json"
 DTYPES = ("float16", "float32")
 LAYOUTS = ("uniform", "ragged")
 ID_TYPES = ("int64", "string")
 # Names come from a file that anybody may have written: they must not lead out of the folder.
 SEGMENT_NAME = re.compile(r"segment-[0-9a-f]{6}-[0-9a-f]{8}")
-INDEX_NAME = re.compile(r"index-[0-9a-f]{16}")
+INDEX_NAME = re.compile(r"index-[0-9a-f]{8}")
 MEMBER_NAME = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)+")
 
 
@@ -43,19 +45,62 @@ class FileEntry:
 
 
 @dataclass(frozen=True)
+class Removed:
+    """Sets of a segment that are no longer in the gallery: `file` is a bitmap over its sets."""
+
+    file: str
+    sets: int
+    elements: int
+
+
+@dataclass(frozen=True)
 class SegmentEntry:
-    """One immutable segment: `sets` sets with `elements` elements in all, at most `k` in one."""
+    """One segment as written: `sets` sets with `elements` elements in all, at most `k` in one."""
 
     name: str
     sets: int
     elements: int
     k: int
     files: dict[str, FileEntry]
+    removed: Removed | None = None
+
+    @property
+    def live_sets(self) -> int:
+        """Sets that are still in the gallery."""
+        return self.sets - (self.removed.sets if self.removed else 0)
+
+    @property
+    def live_elements(self) -> int:
+        """Elements of these sets."""
+        return self.elements - (self.removed.elements if self.removed else 0)
+
+    def with_file(self, name: str, file: FileEntry) -> SegmentEntry:
+        """Return the entry with one more file."""
+        return replace(self, files={**self.files, name: file})
+
+    def without_files(self, *names: str) -> SegmentEntry:
+        """Return the entry without some of its files."""
+        kept = {name: file for name, file in self.files.items() if name not in names}
+        return replace(self, files=kept)
+
+
+@dataclass(frozen=True)
+class IndexEntry:
+    """A trained FAISS index without elements: its folder, factory string and files."""
+
+    name: str
+    spec: str
+    files: dict[str, FileEntry]
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a gallery is. `next_id` follows the greatest integer id ever given to a row."""
+    """What a gallery is.
+
+    `next_id` follows the greatest integer id ever given to a row. `codes` says that int8 codes are
+    written beside embeddings. `index` is the trained part of an element index; each segment has the
+    codes of its own elements.
+    """
 
     dtype: str
     layout: str
@@ -67,16 +112,18 @@ class Manifest:
     next_id: int = 0
     generation: int = 0
     requires: tuple[str, ...] = ()
+    codes: bool = False
+    index: IndexEntry | None = None
 
     @property
     def sets(self) -> int:
         """Number of sets, N."""
-        return sum(segment.sets for segment in self.segments)
+        return sum(segment.live_sets for segment in self.segments)
 
     @property
     def elements(self) -> int:
         """Number of elements of all sets together."""
-        return sum(segment.elements for segment in self.segments)
+        return sum(segment.live_elements for segment in self.segments)
 
     @property
     def k(self) -> int:
@@ -88,18 +135,15 @@ class Manifest:
         """Identifies this state of the gallery: every file's checksum goes into it."""
         return checksum_bytes(_canonical(self._content()))
 
-    @property
-    def index_name(self) -> str:
-        """Folder of a prefilter's index over this state of the gallery."""
-        return f"index-{self.checksum[:16]}"
-
-    def with_segment(self, segment: SegmentEntry, next_id: int) -> Manifest:
-        """Return the manifest of the state in which `segment` is added."""
+    def after(self, segments: Iterable[SegmentEntry], next_id: int | None = None) -> Manifest:
+        """Return the manifest of the state that follows, with these segments."""
+        segments = tuple(segments)
         return replace(
             self,
-            segments=(*self.segments, segment),
-            next_id=next_id,
+            segments=segments,
+            next_id=self.next_id if next_id is None else next_id,
             generation=self.generation + 1,
+            requires=(REMOVED,) if any(segment.removed for segment in segments) else (),
         )
 
     def write(self, folder: Path) -> None:
@@ -168,6 +212,8 @@ def _parse(content: dict[str, Any]) -> Manifest:
         next_id=_count(content["next_id"]),
         generation=_count(content["generation"]),
         requires=tuple(content["requires"]),
+        codes=content["codes"] is True,
+        index=None if content["index"] is None else _parse_index(content["index"]),
     )
     names = {segment.name for segment in manifest.segments}
     if not names or len(names) != len(content["segments"]):
@@ -181,15 +227,39 @@ def _parse_segment(content: dict[str, Any]) -> SegmentEntry:
     name = content["name"]
     if not SEGMENT_NAME.fullmatch(name):
         raise ValueError(f"segment name {name!r}")
-    files = {}
-    for file_name, entry in content["files"].items():
-        if not MEMBER_NAME.fullmatch(file_name):
-            raise ValueError(f"file name {file_name!r}")
-        files[file_name] = FileEntry(_count(entry["bytes"]), str(entry["blake2b"]))
+    files = _parse_files(content["files"])
     sets, elements, k = (_count(content[key], least=1) for key in ("sets", "elements", "k"))
     if not sets <= elements <= sets * k:
         raise ValueError(f"segment {name}: {elements} elements in {sets} sets of at most {k}")
-    return SegmentEntry(name, sets, elements, k, files)
+    entry = SegmentEntry(name, sets, elements, k, files)
+    removed = content.get("removed")
+    return entry if removed is None else replace(entry, removed=_parse_removed(entry, removed))
+
+
+def _parse_files(content: dict[str, Any]) -> dict[str, FileEntry]:
+    for name in content:
+        if not MEMBER_NAME.fullmatch(name):
+            raise ValueError(f"file name {name!r}")
+    return {
+        name: FileEntry(_count(entry["bytes"]), str(entry["blake2b"]))
+        for name, entry in content.items()
+    }
+
+
+def _parse_index(content: dict[str, Any]) -> IndexEntry:
+    if not INDEX_NAME.fullmatch(content["name"]):
+        raise ValueError(f"index name {content['name']!r}")
+    return IndexEntry(content["name"], str(content["spec"]), _parse_files(content["files"]))
+
+
+def _parse_removed(entry: SegmentEntry, content: dict[str, Any]) -> Removed:
+    removed = Removed(
+        content["file"], *(_count(content[key], least=1) for key in ("sets", "elements"))
+    )
+    left, elements_left = entry.sets - removed.sets, entry.elements - removed.elements
+    if removed.file not in entry.files or not 0 <= left <= elements_left <= left * entry.k:
+        raise ValueError(f"segment {entry.name}: removed {removed}")
+    return removed
 
 
 def _count(value: object, least: int = 0) -> int:

@@ -12,8 +12,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from divse.search.element_index import ElementIndex, build_index, load_index, save_index
+from divse.search import changes
+from divse.search.element_index import ElementIndex
 from divse.search.gallery import Gallery
+from divse.search.index_files import has_index, open_index
+from divse.search.manifest import GalleryError
+from divse.search.snapshot import Snapshot
 from divse.sets import EmbeddingSets
 
 DEPTH = 200  # nearest elements of each query element, where the caller does not say
@@ -23,12 +27,10 @@ STORED_FROM = 100_000  # elements: an index of fewer is built faster than it is 
 
 
 class Prefilter:
-    """Proposes candidates from an element index; `offsets` (N + 1,) say who owns which element."""
+    """Proposes candidates from an element index over `elements` elements."""
 
-    def __init__(self, index: ElementIndex, sizes: np.ndarray) -> None:
-        """`sizes` (N,) are the numbers of elements of the gallery's sets."""
-        self.index = index
-        self._offsets = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+    def __init__(self, index: ElementIndex, elements: int) -> None:
+        self.index, self._elements = index, elements
 
     def candidates(self, queries: EmbeddingSets, depth: int, least: int) -> list[np.ndarray]:
         """Return each query's candidates: positions in ascending order, at least `least` of them.
@@ -38,7 +40,7 @@ class Prefilter:
         found: list[np.ndarray] = [np.empty(0, dtype=np.int64)] * len(queries)
         waiting = np.arange(len(queries))
         probe = max(LEAST_PROBED, self.index.lists // PROBED_SHARE)
-        elements = int(self._offsets[-1])
+        elements = self._elements
         while len(waiting):
             depth = min(depth, elements)
             for at, owners in enumerate(self._owners(queries[waiting], depth, probe)):
@@ -55,24 +57,23 @@ class Prefilter:
         real = np.ones(values.shape[:2], dtype=bool)
         if queries.lengths is not None:
             real = np.arange(queries.k) < np.asarray(queries.lengths)[:, None]
-        nearest = self.index.nearest(values[real], depth, probe)
-        owners = np.searchsorted(self._offsets, nearest, side="right") - 1  # -1 stays -1
+        owners = self.index.owners(values[real], depth, probe)
         bounds = np.cumsum(real.sum(axis=1))[:-1]
         unique = [np.unique(part) for part in np.split(owners, bounds)]
         return [part[part >= 0] for part in unique]
 
 
 def open_prefilter(gallery: Gallery, progress: Callable[[int], object] | None = None) -> Prefilter:
-    """Load the gallery's element index, or build it and, if the gallery is large, store it."""
-    index = load_index(gallery)
-    if index is None:
-        index = build_index(gallery, progress=progress)
-        if gallery.manifest.elements >= STORED_FROM:
-            try:
-                index = save_index(gallery, index)
-            except OSError as error:
-                warnings.warn(
-                    f"the index is not stored and must be built again next time: {error}",
-                    stacklevel=2,
-                )
-    return Prefilter(index, gallery.set_sizes())
+    """Open the gallery's element index, or build it and, if the gallery is large, store it."""
+    state: Snapshot = gallery
+    if not has_index(gallery) and gallery.manifest.elements >= STORED_FROM:
+        try:
+            before = gallery.manifest.checksum
+            after = changes.build_index(gallery.path, None, progress, only_state=before)
+            if after.generation == gallery.manifest.generation + 1:
+                state = Snapshot(gallery.path, after)
+        except (OSError, GalleryError) as error:
+            warnings.warn(
+                f"the index is not stored and must be built again next time: {error}", stacklevel=2
+            )
+    return Prefilter(open_index(state, progress), gallery.manifest.elements)

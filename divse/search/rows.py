@@ -112,6 +112,22 @@ class _Source:
         return next(self._iterator, self) is self
 
 
+def as_ids(ids: Any, kind: Any) -> Any:
+    """Return ids, one value or many, as an Arrow array of the gallery's type."""
+    import pyarrow as pa
+
+    if isinstance(ids, str | int | np.integer):
+        ids = [ids]
+    array = ids if isinstance(ids, pa.Array) else None
+    if array is None:
+        values = ids if hasattr(ids, "__len__") else list(ids)
+        array = _to_arrow(ID, values, None) if len(values) else pa.array([], type=kind)
+    array = _checked_ids(array)
+    if array.type != kind:
+        raise TypeError(f"the gallery's ids are {kind}; these are {array.type}")
+    return array
+
+
 def first_duplicate(column: Any) -> Any:
     """Return a value that occurs twice in an Arrow column, or None."""
     import pyarrow.compute as pc

@@ -5,8 +5,8 @@
     auto       exact where that is cheap or no index is there yet, else prefilter
 
 A named plan never falls back to another one; `explain` says what "auto" takes, and why. Building an
-index takes longer than many scans, so "auto" uses one and never builds one: `store_index` does, or
-the plan "prefilter" when it is named.
+index takes longer than many scans, so "auto" uses one and never builds one: `Gallery.build_index`
+does, or the plan "prefilter" when it is named.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from divse.search.element_index import has_faiss, has_index, index_spec
+from divse.search.element_index import has_faiss, index_spec
 from divse.search.gallery import Gallery
+from divse.search.index_files import has_index
 from divse.search.prefilter import DEPTH, Prefilter, open_prefilter
 from divse.search.rerank import rerank
 from divse.search.scan import Scoring, exact_scan
@@ -150,7 +151,7 @@ class Searcher:
             elements=elements,
             certified=exact,
             device=str(self.device),
-            index=None if exact else index_spec(elements),
+            index=None if exact else self._index_spec(),
             depth=None if exact else depth,
         )
 
@@ -216,8 +217,12 @@ class Searcher:
         if not has_faiss():
             return "exact", "faiss is not installed"
         if self._prefilter is None and not has_index(self.gallery):
-            return "exact", "no index is stored for this state of the gallery"
+            return "exact", "no index is stored in the gallery"
         return "prefilter", f"{size:,} numbers are many"
+
+    def _index_spec(self) -> str:
+        stored = self.gallery.manifest.index
+        return index_spec(self.gallery.manifest.elements) if stored is None else stored.spec
 
     def _check(self, queries: EmbeddingSets, topk: int, depth: int | None) -> None:
         if not len(queries):
@@ -229,6 +234,8 @@ class Searcher:
             )
         if isinstance(topk, bool) or not isinstance(topk, int | np.integer):
             raise TypeError(f"topk: got {type(topk).__name__}, expected an int")
+        if not len(self.gallery):
+            raise ValueError("the gallery is empty: every set was removed")
         if not 1 <= topk <= len(self.gallery):
             raise ValueError(
                 f"topk: got {topk}, expected 1 to {len(self.gallery)}, the gallery's size"

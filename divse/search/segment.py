@@ -1,35 +1,55 @@
 """One segment of a gallery: a folder of files that never change once they are written.
 
-    embeddings.npy   uniform: (n, K, D); ragged: (total elements, D), packed
-    offsets.npy      ragged only: (n + 1,) int64, set i owns elements offsets[i]:offsets[i + 1]
-    rows.arrow       Arrow IPC file: the ids and the user's columns, one row a set
+    embeddings.npy      uniform: (n, K, D); ragged: (total elements, D), packed
+    offsets.npy         ragged only: (n + 1,) int64, set i owns elements offsets[i]:offsets[i + 1]
+    rows.arrow          Arrow IPC file: the ids and the user's columns, one row a set
+    codes.npy           optional int8 codes of the embeddings, in their shape (quantise.py), with
+    scales.npy            the scale and
+    residuals.npy         the residual norm of each element, fp32
+    removed_XXXXXX.npy  optional: (ceil(n / 8),) uint8, bit i & 7 of byte i >> 3: set i is removed
 
-Arrays are read through memory maps and never unpickled.
+Arrays are read through memory maps and never unpickled. What a segment offers leaves removed sets
+out: its sets are numbered as if they had never been there.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from divse.search.manifest import FileEntry, GalleryError, Manifest, SegmentEntry
+from divse.search.manifest import FileEntry, GalleryError, Manifest, Removed, SegmentEntry
 from divse.sets import EmbeddingSets
 
 EMBEDDINGS, OFFSETS, ROWS = "embeddings.npy", "offsets.npy", "rows.arrow"
+CODES, SCALES, RESIDUALS = "codes.npy", "scales.npy", "residuals.npy"
+
+
+class Int8Arrays(NamedTuple):
+    """int8 codes in the shape of the embeddings, scales and residuals without its last axis."""
+
+    codes: np.ndarray
+    scales: np.ndarray
+    residuals: np.ndarray
 
 
 @dataclass(frozen=True)
 class Segment:
-    """An open segment: embeddings (n, K, D), or (elements, D) with offsets (n + 1,)."""
+    """An open segment: embeddings (n, K, D), or (elements, D) with offsets (n + 1,).
+
+    `start` is the gallery's position of the first set; `live` (m,) are the sets that are not
+    removed, or None if none is; `rows` is the Arrow table of all n.
+    """
 
     entry: SegmentEntry
     start: int
     embeddings: np.ndarray
     offsets: np.ndarray | None
+    int8: Int8Arrays | None
     rows: Any
+    live: np.ndarray | None
 
     @classmethod
     def open(cls, gallery: Path, manifest: Manifest, entry: SegmentEntry, start: int) -> Segment:
@@ -47,37 +67,73 @@ class Segment:
         if ragged:
             offsets = map_array(folder / OFFSETS, (entry.sets + 1,), "int64")
             _check_offsets(folder / OFFSETS, offsets, entry)
-        return cls(entry, start, embeddings, offsets, map_rows(folder / ROWS, manifest, entry))
+        return cls(
+            entry,
+            start,
+            embeddings,
+            offsets,
+            _map_int8(folder, entry, shape),
+            map_rows(folder / ROWS, manifest, entry),
+            _read_live(folder, entry, offsets),
+        )
 
-    def lengths(self, first: int, last: int) -> np.ndarray:
-        """Elements of each of the sets first..last-1 of this segment."""
+    @property
+    def sets(self) -> int:
+        """Sets that are not removed."""
+        return self.entry.live_sets
+
+    def own(self, rows: np.ndarray) -> np.ndarray:
+        """Where the sets `rows` lie in the files."""
+        return rows if self.live is None else np.asarray(self.live[rows])
+
+    def live_rows(self) -> Any:
+        """Ids and columns of the sets that are not removed, as an Arrow table."""
+        return self.rows if self.live is None else self.rows.take(self.live)
+
+    def lengths(self, rows: np.ndarray) -> np.ndarray:
+        """Elements of each of the sets `rows`."""
+        own = self.own(rows)
         if self.offsets is None:
-            return np.full(last - first, self.entry.k, dtype=np.int64)
-        return np.diff(self.offsets[first : last + 1])
+            return np.full(len(own), self.entry.k, dtype=np.int64)
+        return np.asarray(self.offsets[own + 1] - self.offsets[own])
 
     def block(self, first: int, last: int) -> EmbeddingSets:
-        """Return the sets first..last-1: a view of the memory map, or padded if ragged."""
-        if self.offsets is None:
+        """Return the sets first..last-1: a view of the memory map where that is possible."""
+        if self.offsets is None and self.live is None:
             return EmbeddingSets(self.embeddings[first:last])
-        elements = self.embeddings[self.offsets[first] : self.offsets[last]]
-        return EmbeddingSets(*_padded(elements, self.lengths(first, last)))
+        return EmbeddingSets(*self.take(np.arange(first, last)))
 
     def take(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """Return sets (n, K, D), padded with zeros if ragged, and their lengths (n,) or None."""
+        own = self.own(rows)
         if self.offsets is None:
-            return self.embeddings[rows], None
-        lengths = self.offsets[rows + 1] - self.offsets[rows]
+            return self.embeddings[own], None
+        lengths = self.lengths(rows)
+        return _padded(self.embeddings[self.element_index(rows)], lengths), lengths
+
+    def element_index(self, rows: np.ndarray) -> np.ndarray:
+        """Where the elements of the sets `rows` lie among all of the files, one after another."""
+        own, lengths = self.own(rows), self.lengths(rows)
+        start = own * self.entry.k if self.offsets is None else self.offsets[own]
         first = np.cumsum(lengths) - lengths  # where each set starts among the gathered elements
-        index = np.arange(lengths.sum()) + np.repeat(self.offsets[rows] - first, lengths)
-        return _padded(self.embeddings[index], lengths)
+        return np.asarray(np.arange(lengths.sum()) + np.repeat(start - first, lengths))
+
+    def owners(self, elements: np.ndarray) -> np.ndarray:
+        """The gallery's positions of the sets that own these elements, none of them removed."""
+        if self.offsets is None:
+            own = elements // self.entry.k
+        else:
+            own = np.searchsorted(self.offsets, elements, side="right") - 1
+        rows = own if self.live is None else np.searchsorted(self.live, own)
+        return np.asarray(rows + self.start)
 
 
-def _padded(elements: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return packed elements (total, D) as sets (n, K, D) padded with zeros, and their lengths."""
+def _padded(elements: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Return packed elements (total, D) as sets (n, K, D) padded with zeros."""
     real = np.arange(lengths.max(initial=1)) < lengths[:, None]
     values = np.zeros((*real.shape, elements.shape[1]), elements.dtype)
     values[real] = elements
-    return values, lengths
+    return values
 
 
 def check_size(path: Path, file: FileEntry) -> None:
@@ -122,6 +178,38 @@ def map_rows(path: Path, manifest: Manifest, entry: SegmentEntry) -> Any:
             f"the manifest says {entry.sets} rows of {expected}"
         )
     return table
+
+
+def _map_int8(folder: Path, entry: SegmentEntry, shape: tuple[int, ...]) -> Int8Arrays | None:
+    if not {CODES, SCALES, RESIDUALS} <= set(entry.files):
+        return None
+    return Int8Arrays(
+        map_array(folder / CODES, shape, "int8"),
+        map_array(folder / SCALES, shape[:-1], "float32"),
+        map_array(folder / RESIDUALS, shape[:-1], "float32"),
+    )
+
+
+def _read_live(folder: Path, entry: SegmentEntry, offsets: np.ndarray | None) -> np.ndarray | None:
+    if entry.removed is None:
+        return None
+    path = folder / entry.removed.file
+    bitmap = np.array(map_array(path, (-(-entry.sets // 8),), "uint8"))
+    removed = np.unpackbits(bitmap, bitorder="little").astype(bool)
+    counted = counted_removed(entry.removed.file, removed[: entry.sets], entry.k, offsets)
+    if counted != entry.removed or removed[entry.sets :].any():
+        raise GalleryError(
+            f"{path} is damaged: it removes {counted.sets} sets of {counted.elements} elements, "
+            f"the manifest says {entry.removed.sets} of {entry.removed.elements}"
+        )
+    return np.flatnonzero(~removed[: entry.sets])
+
+
+def counted_removed(file: str, removed: np.ndarray, k: int, offsets: np.ndarray | None) -> Removed:
+    """Count the sets and elements that a mask (n,) removes."""
+    sets = int(removed.sum())
+    elements = sets * k if offsets is None else int(np.diff(offsets)[removed].sum())
+    return Removed(file, sets, elements)
 
 
 def _check_offsets(path: Path, offsets: np.ndarray, entry: SegmentEntry) -> None:

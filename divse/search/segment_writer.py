@@ -6,24 +6,25 @@ A segment may be larger than memory: only the lengths of ragged sets are kept un
 from __future__ import annotations
 
 import secrets
-import shutil
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
+import torch
 
-from divse.search.durable import checksum_file, sync_file, sync_folder
+from divse.search import durable
 from divse.search.manifest import FileEntry, SegmentEntry
-from divse.search.segment import EMBEDDINGS, OFFSETS, ROWS
+from divse.search.segment import CODES, EMBEDDINGS, OFFSETS, RESIDUALS, ROWS, SCALES
+from divse.similarity.quantise import quantise
 
 
 class NpyStream:
     """Writes an .npy file whose first axis grows; the header is corrected on closing."""
 
-    def __init__(self, path: Path, row_shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-        self._row_shape, self._dtype = row_shape, dtype
+    def __init__(self, path: Path, row_shape: tuple[int, ...], dtype: str) -> None:
+        self._row_shape, self._dtype = row_shape, np.dtype(dtype)
         self._rows = 0
-        self._file: BinaryIO = open(path, "wb")  # noqa: SIM115 - closed by close()
+        self._file = durable.open_new(path)
         self._write_header()
 
     def append(self, rows: np.ndarray) -> None:
@@ -33,11 +34,13 @@ class NpyStream:
 
     def close(self) -> None:
         """Write the final shape. numpy pads headers so that a longer first axis still fits."""
-        if self._file.closed:
-            return
         self._file.seek(0)
         self._write_header()
-        self._file.close()
+        durable.close_durably(self._file)
+
+    def abandon(self) -> None:
+        """Close the file as it is; it will be removed."""
+        durable.abandon(self._file)
 
     def _write_header(self) -> None:
         header = {
@@ -48,57 +51,104 @@ class NpyStream:
         np.lib.format.write_array_header_1_0(self._file, header)
 
 
+class _RowsStream:
+    """Writes rows.arrow, whose schema is known with the first batch."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = durable.open_new(path)
+        self._writer: Any = None
+
+    def append(self, batch: Any) -> None:
+        if self._writer is None:
+            import pyarrow as pa
+
+            self._writer = pa.ipc.new_file(self._file, batch.schema)
+        self._writer.write_batch(batch)
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+        durable.close_durably(self._file)
+
+    def abandon(self) -> None:
+        durable.abandon(self._file)
+
+
 class SegmentWriter:
-    """Writes a new segment; `finish` makes it durable, `discard` removes it."""
+    """Writes a new segment; `finish` makes it durable, `discard` removes it.
+
+    With `codes`, int8 codes of the stored elements are written beside them.
+    """
 
     def __init__(
-        self, gallery: Path, number: int, *, ragged: bool, k: int, dim: int, dtype: str
+        self,
+        gallery: Path,
+        number: int,
+        *,
+        ragged: bool,
+        k: int,
+        dim: int,
+        dtype: str,
+        codes: bool,
     ) -> None:
         self.name = f"segment-{number:06x}-{secrets.token_hex(4)}"
         self.folder = gallery / self.name
-        self.folder.mkdir()
-        self._ragged, self._k = ragged, 0 if ragged else k
-        row_shape = (dim,) if ragged else (k, dim)
-        self._embeddings = NpyStream(self.folder / EMBEDDINGS, row_shape, np.dtype(dtype))
+        durable.make_folder(self.folder)
+        self._ragged, self._k, self._dtype = ragged, 0 if ragged else k, dtype
+        inner = () if ragged else (k,)
+        self._streams: dict[str, NpyStream] = {}
+        self._open(EMBEDDINGS, (*inner, dim), dtype)
+        if codes:
+            self._open(CODES, (*inner, dim), "int8")
+            self._open(SCALES, inner, "float32")
+            self._open(RESIDUALS, inner, "float32")
+        self._rows = _RowsStream(self.folder / ROWS)
         self._lengths: list[np.ndarray] = []
         self._sets = self._elements = 0
-        self._rows: Any = None
+
+    def _open(self, name: str, row_shape: tuple[int, ...], dtype: str) -> None:
+        self._streams[name] = NpyStream(self.folder / name, row_shape, dtype)
 
     def append(self, values: np.ndarray, lengths: np.ndarray, rows: Any) -> None:
         """Add sets (n, K, D) of `lengths` (n,) elements with their Arrow RecordBatch of rows."""
         if self._ragged:
             values = values[np.arange(values.shape[1]) < lengths[:, None]]
             self._k = max(self._k, int(lengths.max()))
-        self._embeddings.append(values)
+        stored = values.astype(self._dtype)
+        self._streams[EMBEDDINGS].append(stored)
+        if CODES in self._streams:
+            self._append_codes(stored)
+        self._rows.append(rows)
         self._lengths.append(lengths)
         self._sets += len(lengths)
         self._elements += int(lengths.sum())
-        if self._rows is None:
-            import pyarrow as pa
 
-            self._rows = pa.ipc.new_file(str(self.folder / ROWS), rows.schema)
-        self._rows.write_batch(rows)
+    def _append_codes(self, stored: np.ndarray) -> None:
+        shape = stored.shape if stored.ndim == 3 else (len(stored), 1, stored.shape[-1])
+        int8 = quantise(torch.from_numpy(stored.reshape(shape)))
+        for name, part in zip((CODES, SCALES, RESIDUALS), int8, strict=True):
+            array = part.numpy()
+            self._streams[name].append(array if stored.ndim == 3 else array[:, 0])
 
     def finish(self) -> SegmentEntry:
         """Close and flush every file and return the segment's entry for the manifest."""
-        self._close()
         if self._ragged:
+            self._open(OFFSETS, (), "int64")
             offsets = np.concatenate([[0], *self._lengths]).cumsum(dtype=np.int64)
-            np.save(self.folder / OFFSETS, offsets, allow_pickle=False)
+            self._streams[OFFSETS].append(offsets)
+        for stream in self._streams.values():
+            stream.close()
+        self._rows.close()
         files = {}
         for path in sorted(self.folder.iterdir()):
-            sync_file(path)
-            files[path.name] = FileEntry(path.stat().st_size, checksum_file(path))
-        sync_folder(self.folder)
-        sync_folder(self.folder.parent)
+            files[path.name] = FileEntry(path.stat().st_size, durable.checksum_file(path))
+        durable.sync_folder(self.folder)
+        durable.sync_folder(self.folder.parent)
         return SegmentEntry(self.name, self._sets, self._elements, self._k, files)
 
     def discard(self) -> None:
         """Remove what was written."""
-        self._close()
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _close(self) -> None:
-        self._embeddings.close()
-        if self._rows is not None:
-            self._rows.close()
+        for stream in self._streams.values():
+            stream.abandon()
+        self._rows.abandon()
+        durable.remove(self.folder)

@@ -1,0 +1,120 @@
+"""The element index on disk: a trained index in a folder of its own, a shard in each segment.
+
+    index-…/trained.faiss                trained, without elements
+    segment-000000-…/shard_ab12cd34.faiss  the same with the elements of the segment
+
+The manifest names them all, so index and sets change together. A segment without a shard (added
+where faiss was not installed) gets one in memory.
+"""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+from typing import Any
+
+from divse.search import durable
+from divse.search.element_index import ElementIndex, Progress, Shard, fill, import_faiss, train
+from divse.search.manifest import FileEntry, GalleryError, IndexEntry, SegmentEntry
+from divse.search.segment import Segment
+from divse.search.snapshot import Snapshot
+
+TRAINED = "trained.faiss"
+
+
+def shard_name(index: IndexEntry) -> str:
+    """Name of the shards that belong to a trained index."""
+    return f"shard_{index.name.removeprefix('index-')}.faiss"
+
+
+def has_index(snapshot: Snapshot) -> bool:
+    """Whether an index is stored in the gallery."""
+    return snapshot.manifest.index is not None
+
+
+def open_index(snapshot: Snapshot, progress: Progress | None = None) -> ElementIndex:
+    """Return the stored index, what it lacks built in memory; a whole new one if none is stored."""
+    stored = snapshot.manifest.index
+    if stored is None:
+        trained, spec = train(snapshot)
+    else:
+        trained, spec = read_trained(snapshot.path, stored), stored.spec
+    shards = []
+    for segment in snapshot.segments:
+        index = None if stored is None else _read_shard(snapshot.path, stored, segment)
+        shards.append(Shard(index or fill(trained, segment, progress), segment))
+    return ElementIndex(tuple(shards), spec)
+
+
+def read_trained(gallery: Path, stored: IndexEntry) -> Any:
+    """Read the trained index."""
+    if TRAINED not in stored.files:
+        raise GalleryError(f"{gallery}: the manifest names no {TRAINED} in {stored.name}")
+    return _read(gallery / stored.name / TRAINED, stored.files[TRAINED])
+
+
+def _read_shard(gallery: Path, stored: IndexEntry, segment: Segment) -> Any:
+    """The shard of a segment, or None if it has none."""
+    file = segment.entry.files.get(shard_name(stored))
+    if file is None:
+        return None
+    path = gallery / segment.entry.name / shard_name(stored)
+    index = _read(path, file)
+    expected = (segment.entry.elements, segment.embeddings.shape[-1])
+    if (index.ntotal, index.d) != expected:
+        raise GalleryError(
+            f"{path} is damaged: {index.ntotal} elements of D={index.d}, "
+            f"the manifest says {expected[0]} of D={expected[1]}"
+        )
+    return index
+
+
+def _read(path: Path, file: FileEntry) -> Any:
+    """Read an index file whose checksum is right: faiss itself trusts what it reads."""
+    try:
+        checksum = durable.checksum_file(path)
+    except OSError as error:
+        raise GalleryError(f"{path} cannot be read: {error}") from None
+    if checksum != file.blake2b:
+        raise GalleryError(f"{path} is damaged: its checksum is not the recorded one")
+    return import_faiss().read_index(str(path))
+
+
+def write_trained(gallery: Path, trained: Any, spec: str) -> IndexEntry:
+    """Store a trained index, which nothing names yet."""
+    name = f"index-{secrets.token_hex(4)}"
+    durable.make_folder(gallery / name)
+    try:
+        files = {TRAINED: _write(gallery / name / TRAINED, trained)}
+    except BaseException:
+        durable.remove(gallery / name)
+        raise
+    durable.sync_folder(gallery)
+    return IndexEntry(name, spec, files)
+
+
+def write_shard(
+    gallery: Path,
+    stored: IndexEntry,
+    trained: Any,
+    segment: Segment,
+    progress: Progress | None = None,
+) -> SegmentEntry:
+    """Store the shard of a segment; return the segment's entry with it."""
+    name = shard_name(stored)
+    filled = fill(trained, segment, progress)
+    return segment.entry.with_file(name, _write(gallery / segment.entry.name / name, filled))
+
+
+def _write(path: Path, index: Any) -> FileEntry:
+    faiss = import_faiss()
+    file = durable.open_new(path)
+    try:
+        faiss.write_index(index, faiss.PyCallbackIOWriter(file.write, 1 << 20))
+    except BaseException:
+        file.close()
+        durable.remove(path)
+        raise
+    durable.close_durably(file)
+    durable.sync_folder(path.parent)
+    return FileEntry(path.stat().st_size, durable.checksum_file(path))

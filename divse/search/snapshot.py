@@ -1,0 +1,221 @@
+"""One committed state of a gallery, opened for reading through memory maps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from divse.search.durable import checksum_file
+from divse.search.manifest import FileEntry, GalleryError, IndexEntry, Manifest, SegmentEntry
+from divse.search.rows import ID, first_duplicate
+from divse.search.segment import Segment, check_size
+from divse.search.writing import Progress
+from divse.sets import EmbeddingSets
+
+_ATTEMPTS = 20  # to open a gallery that a writer changes again and again meanwhile
+
+
+class Snapshot:
+    """N sets of unit vectors as they were when it was opened; later writers do not disturb it.
+
+    Positions 0..N-1 number the sets that are in the gallery, in order of insertion.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        """Open the segments that `manifest` names; most callers want `open(path)`."""
+        self.path, self.manifest = path, manifest
+        self.segments: list[Segment] = []
+        start = 0
+        for entry in manifest.segments:
+            self.segments.append(Segment.open(path, manifest, entry, start))
+            start += entry.live_sets
+        self._starts = np.array([segment.start for segment in self.segments], dtype=np.int64)
+
+    @classmethod
+    def open(cls, path: str | Path) -> Self:
+        """Open a gallery: its manifest, file sizes and headers are checked, contents are not."""
+        folder = Path(path)
+        manifest = Manifest.read(folder)
+        for _ in range(_ATTEMPTS):
+            try:
+                return cls(folder, manifest)
+            except GalleryError:
+                # A writer may have replaced the state and removed its files since it was read.
+                now = Manifest.read(folder)
+                if now.checksum == manifest.checksum:
+                    raise
+                manifest = now
+        return cls(folder, manifest)
+
+    def __len__(self) -> int:
+        """Return N, the number of sets."""
+        return self.manifest.sets
+
+    @property
+    def k(self) -> int:
+        """Elements of a set (L), or of the largest one if the gallery is ragged."""
+        return self.manifest.k
+
+    @property
+    def dim(self) -> int:
+        """Dimensions of an element (D)."""
+        return self.manifest.dim
+
+    @property
+    def ragged(self) -> bool:
+        """Whether sets differ in size."""
+        return self.manifest.layout == "ragged"
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What was recorded when the gallery was made."""
+        return self.manifest.metadata
+
+    @property
+    def rows(self) -> Any:
+        """Ids and columns as one Arrow table (memory-mapped), in order of position."""
+        import pyarrow as pa
+
+        return pa.concat_tables([segment.live_rows() for segment in self.segments])
+
+    @property
+    def schema(self) -> Any:
+        """Arrow schema of ids and columns."""
+        return self.segments[0].rows.schema
+
+    @property
+    def id_column(self) -> Any:
+        """Ids as an Arrow ChunkedArray, in order of position."""
+        return self.rows.column(ID)
+
+    @property
+    def ids(self) -> np.ndarray:
+        """The id of every set (N,): int64, or str objects."""
+        return np.asarray(self.rows.column(ID).to_numpy())
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """The user's columns by name, each an Arrow ChunkedArray of N values."""
+        return {name: self.rows.column(name) for name in self.manifest.columns}
+
+    def take_rows(self, positions: np.ndarray) -> list[dict[str, Any]]:
+        """Return id and columns of the sets at `positions` (n,), one dict each."""
+        return list(self.rows.take(np.asarray(positions, dtype=np.int64)).to_pylist())
+
+    def take_ids(self, positions: np.ndarray) -> np.ndarray:
+        """Return the ids of the sets at `positions` (any shape), in that shape."""
+        flat = np.asarray(positions, dtype=np.int64).reshape(-1)
+        taken = self.rows.column(ID).take(flat).to_numpy()
+        return np.asarray(taken).reshape(np.shape(positions))
+
+    def sets(self, positions: np.ndarray | None = None) -> EmbeddingSets:
+        """Return the sets at `positions` (n,), or all of them, as numpy EmbeddingSets.
+
+        All sets of a uniform gallery in one segment come as the memory map itself; anything else
+        is gathered into memory. `blocks` goes over a gallery of any size.
+        """
+        if positions is None:
+            if len(self.segments) == 1 and not self.ragged:
+                return self.segments[0].block(0, len(self))
+            positions = np.arange(len(self))
+        positions = np.asarray(positions, dtype=np.int64)
+        _check_positions(positions, len(self))
+        if len(self.segments) == 1:
+            return EmbeddingSets(*self.segments[0].take(positions))
+        lengths = np.empty(len(positions), dtype=np.int64)
+        values = np.zeros((len(positions), self.k, self.dim), dtype=self.manifest.dtype)
+        for segment, mine in self._owners(positions):
+            taken, sizes = segment.take(positions[mine] - segment.start)
+            values[mine, : taken.shape[1]] = taken
+            lengths[mine] = taken.shape[1] if sizes is None else sizes
+        return EmbeddingSets(values, lengths if self.ragged else None)
+
+    def lengths(self, positions: np.ndarray) -> np.ndarray:
+        """Return the number of elements of the sets at `positions` (n,), as (n,) int64."""
+        sizes = np.empty(len(positions), dtype=np.int64)
+        for segment, mine in self._owners(positions):
+            sizes[mine] = segment.lengths(positions[mine] - segment.start)
+        return sizes
+
+    def _owners(self, positions: np.ndarray) -> Iterator[tuple[Segment, np.ndarray]]:
+        """Yield each segment that owns some of the positions, and which of them."""
+        owner = np.searchsorted(self._starts, positions, side="right") - 1
+        for index in np.unique(owner):
+            yield self.segments[index], np.flatnonzero(owner == index)
+
+    def blocks(self, block_bytes: int = 1 << 27) -> Iterator[tuple[int, EmbeddingSets]]:
+        """Yield (position of the first set, sets) over the gallery, in blocks of bounded memory.
+
+        Blocks of a uniform gallery are memory-mapped views; ragged sets are padded.
+        """
+        itemsize = np.dtype(self.manifest.dtype).itemsize
+        step = max(1, block_bytes // (self.k * self.dim * itemsize))
+        for segment in self.segments:
+            for first in range(0, segment.sets, step):
+                last = min(first + step, segment.sets)
+                yield segment.start + first, segment.block(first, last)
+
+    def set_sizes(self) -> np.ndarray:
+        """Return the number of elements of each set (N,) int64."""
+        return np.concatenate([s.lengths(np.arange(s.sets)) for s in self.segments])
+
+    def verify(self, progress: Progress | None = None) -> None:
+        """Read every byte and check it; GalleryError names the first file that is not as written.
+
+        `progress` hears the bytes read at each step, of `nbytes` in all.
+        """
+        for path, file in self._files():
+            check_size(path, file)
+            if checksum_file(path, progress) != file.blake2b:
+                raise GalleryError(f"{path} is damaged: its checksum is not the recorded one")
+        for segment in self.segments:
+            segment.rows.validate(full=True)
+        if (twice := first_duplicate(self.rows.column(ID))) is not None:
+            raise GalleryError(f"{self.path}: id {twice!r} occurs twice")
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all files that the manifest names."""
+        return sum(file.bytes for _, file in self._files())
+
+    def _files(self) -> Iterator[tuple[Path, FileEntry]]:
+        """Every file that the manifest names, with what it must be."""
+        folders: list[SegmentEntry | IndexEntry] = [*self.manifest.segments]
+        if self.manifest.index is not None:
+            folders.append(self.manifest.index)
+        for entry in folders:
+            for name, file in entry.files.items():
+                yield self.path / entry.name / name, file
+
+    def info(self) -> dict[str, Any]:
+        """Return what a person wants to know of a gallery, ready for JSON."""
+        manifest = self.manifest
+        return {
+            "path": str(self.path),
+            "sets": len(self),
+            "elements": manifest.elements,
+            "k": self.k,
+            "dim": self.dim,
+            "layout": manifest.layout,
+            "dtype": manifest.dtype,
+            "ids": manifest.id_type,
+            "columns": manifest.columns,
+            "segments": len(manifest.segments),
+            "removed": sum(s.removed.sets for s in manifest.segments if s.removed),
+            "codes": manifest.codes,
+            "index": None if manifest.index is None else manifest.index.spec,
+            "bytes": self.nbytes,
+            "generation": manifest.generation,
+            "checksum": manifest.checksum,
+            "metadata": manifest.metadata,
+        }
+
+
+def _check_positions(positions: np.ndarray, count: int) -> None:
+    if positions.size and not 0 <= positions.min() <= positions.max() < count:
+        raise IndexError(
+            f"positions {positions.min()} to {positions.max()}, the gallery has 0 to {count - 1}"
+        )
