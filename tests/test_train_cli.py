@@ -142,7 +142,7 @@ def test_the_captions_preset_on_frozen_encoders(tmp_path, capsys):
             "no file at w.bin",
         ),
         (["--text.encoder", "transformer", "--text.path", "nowhere"], "no config.json in nowhere"),
-        (["--train.impl", "native", "--loss.similarity", "mil"], "no kernel for mil"),
+        (["--train.impl", "native", "--loss.similarity", "mp"], "no kernel for mp"),
     ],
 )
 def test_missing_things_end_with_a_sentence(tmp_path, words, message):
