@@ -38,6 +38,16 @@ class Side:
         return self.values.shape[0]
 
     @property
+    def size(self) -> int:
+        """Number of elements of the largest set."""
+        return self.values.shape[1]
+
+    @property
+    def ragged(self) -> bool:
+        """Whether some sets may be smaller."""
+        return self.lengths is not None
+
+    @property
     def strides(self) -> tuple[int, int]:
         """Steps to the next set and to the next element, in vectors."""
         return self.values.stride(0) // VECTOR, self.values.stride(1) // VECTOR
@@ -57,12 +67,12 @@ def problem(
         dtype=rows.values.dtype,
         dims=rows.values.shape[2],
         row_sets=rows.count,
-        row_size=rows.values.shape[1],
+        row_size=rows.size,
         column_sets=columns.count,
-        column_size=columns.values.shape[1],
+        column_size=columns.size,
         alpha=None if isinstance(alpha, Tensor) else alpha,
-        row_ragged=rows.lengths is not None,
-        column_ragged=columns.lengths is not None,
+        row_ragged=rows.ragged,
+        column_ragged=columns.ragged,
         similarity=similarity,
         query_rows=query_rows or similarity not in ONE_SIDED,
     )

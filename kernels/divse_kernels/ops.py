@@ -37,12 +37,12 @@ def _device_refusal(device: torch.device) -> str | None:
     return None
 
 
-def _shape_refusal(queries: Tensor, gallery: Tensor) -> str | None:
+def _shape_refusal(queries: Tensor, gallery: Tensor, longest: int) -> str | None:
     for name, sets in (("queries", queries), ("gallery", gallery)):
         if sets.ndim != 3:
             return f"{name} must be (sets, elements, dimensions), got shape {tuple(sets.shape)}"
-        if not 1 <= sets.shape[1] <= MAX_SIZE:
-            return f"sets must hold 1 to {MAX_SIZE} elements, {name} hold {sets.shape[1]}"
+        if not 1 <= sets.shape[1] <= longest:
+            return f"sets must hold 1 to {longest} elements, {name} hold {sets.shape[1]}"
     dims = queries.shape[2]
     if dims != gallery.shape[2]:
         return f"queries have {dims} dimensions and the gallery {gallery.shape[2]}: they must agree"
@@ -51,10 +51,13 @@ def _shape_refusal(queries: Tensor, gallery: Tensor) -> str | None:
     return None
 
 
-def supports(queries: Tensor, gallery: Tensor, mixed: bool = False) -> str | None:
+def supports(
+    queries: Tensor, gallery: Tensor, mixed: bool = False, longest: int = MAX_SIZE
+) -> str | None:
     """Why the kernels cannot score (B, K, D) queries against an (N, L, D) gallery, or None.
 
-    `mixed`: for a kernel that also takes float32 queries with a gallery of 16 bits.
+    `mixed`: for a kernel that also takes float32 queries with a gallery of 16 bits. `longest`: for
+    a kernel that takes sets of so many elements.
     """
     if queries.device != gallery.device:
         return f"queries are on {queries.device} and the gallery on {gallery.device}: move one"
@@ -64,7 +67,7 @@ def supports(queries: Tensor, gallery: Tensor, mixed: bool = False) -> str | Non
             "queries and gallery must both be float32, float16 or bfloat16, "
             f"got {queries.dtype} and {gallery.dtype}"
         )
-    return _shape_refusal(queries, gallery) or _device_refusal(queries.device)
+    return _shape_refusal(queries, gallery, longest) or _device_refusal(queries.device)
 
 
 @torch.library.custom_op("divse::smooth_chamfer", mutates_args=())

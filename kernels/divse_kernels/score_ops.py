@@ -10,7 +10,9 @@ from torch import Tensor
 
 from divse_kernels import smooth_chamfer_forward
 from divse_kernels.launch import Side
-from divse_kernels.ops import check_lengths, smooth_chamfer, supports
+from divse_kernels.long_ops import long_scores, longest_packed
+from divse_kernels.long_sets import LONGEST
+from divse_kernels.ops import MAX_SIZE, check_lengths, read_alpha, smooth_chamfer, supports
 from divse_kernels.problem import SMOOTH_CHAMFER
 
 NAMES = (SMOOTH_CHAMFER, "chamfer", "mil", "maxsim")
@@ -55,6 +57,7 @@ def scores(
     reduction: str = "sum",
     query_lengths: Tensor | None = None,
     gallery_lengths: Tensor | None = None,
+    gallery_offsets: Tensor | None = None,
 ) -> Tensor:
     """Score of every query set with every gallery set, in plain torch with
     `c = torch.einsum("bkd,nld->bnkl", queries, gallery)`:
@@ -64,16 +67,52 @@ def scores(
         maxsim            c.amax(3).sum(2), or mean(2) with reduction="mean"
         mil               c.amax((2, 3))
 
-    Other arguments are those of `smooth_chamfer`. Returns (B, N) float32; only Smooth-Chamfer is
-    differentiable, the others refuse tensors that need a gradient.
+    Sets hold up to 1024 elements. A gallery of sets one after the other, without padding, is
+    (total, D) with `gallery_offsets` (N + 1,): set n from offsets[n] to offsets[n + 1]. Other
+    arguments are those of `smooth_chamfer`. Returns (B, N) float32; only Smooth-Chamfer of up to
+    32 elements is differentiable, the others refuse tensors that need a gradient.
     """
     name = kernel_name(similarity, reduction)
+    sizes = (*queries.shape[1:2], *gallery.shape[1:2])
+    if gallery_offsets is not None or max(sizes, default=0) > MAX_SIZE:
+        lengths = query_lengths, gallery_lengths, gallery_offsets
+        return _of_long_sets(queries, gallery, name, alpha, log_mean, *lengths)
     if name == SMOOTH_CHAMFER:
         return smooth_chamfer(queries, gallery, alpha, log_mean, query_lengths, gallery_lengths)
     if not torch.compiler.is_compiling() and (reason := supports(queries, gallery)):
         raise ValueError(reason)
-    if torch.is_grad_enabled() and (queries.requires_grad or gallery.requires_grad):
-        raise ValueError(f"{similarity} has no gradient here: detach the sets or use no_grad")
+    _refuse_gradient(similarity, queries, gallery)
     check_lengths("query_lengths", queries, query_lengths)
     check_lengths("gallery_lengths", gallery, gallery_lengths)
     return _scores(queries, gallery, name, query_lengths, gallery_lengths)
+
+
+def _refuse_gradient(what: str, *inputs: Any) -> None:
+    if torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in inputs):
+        raise ValueError(f"{what} has no gradient here: detach the tensors or use no_grad")
+
+
+def _of_long_sets(
+    queries: Tensor,
+    gallery: Tensor,
+    similarity: str,
+    alpha: float | Tensor,
+    log_mean: bool,
+    query_lengths: Tensor | None,
+    gallery_lengths: Tensor | None,
+    gallery_offsets: Tensor | None,
+) -> Tensor:
+    longest, sets = 0, gallery
+    if gallery_offsets is not None:
+        if gallery_lengths is not None:
+            raise ValueError("gallery_lengths and gallery_offsets exclude each other: pass one")
+        longest = longest_packed(gallery, gallery_offsets)
+        sets = gallery.new_empty(0, longest, gallery.shape[1])
+    if not torch.compiler.is_compiling() and (reason := supports(queries, sets, longest=LONGEST)):
+        raise ValueError(reason)
+    _refuse_gradient(f"{similarity} of long or packed sets", queries, gallery, alpha)
+    check_lengths("query_lengths", queries, query_lengths)
+    check_lengths("gallery_lengths", gallery, gallery_lengths)
+    level = read_alpha(alpha, queries.device)
+    lengths = query_lengths, gallery_lengths, gallery_offsets
+    return long_scores(queries, gallery, similarity, *level, log_mean, *lengths, longest)

@@ -137,6 +137,24 @@ _CANDIDATES = {
 }
 _FLOAT_CANDIDATES = _gathering(32, 3)
 
+# Long sets: 128 rows, or 64 where there are no more. Up to 128 dimensions, the rows stay in shared
+# memory, and two programs fit on a processor, so that one multiplies while the other compares.
+_LONG = {
+    "interpreter": (_interpreted(128, 128),),
+    "ampere": (Tile(128, 64, 128, 4, 3, repeats=2), Tile(64, 64, 128, 4, 3)),
+    "ada": (Tile(128, 64, 128, 4, 2, repeats=2), Tile(64, 64, 128, 4, 3)),
+    "hopper": (Tile(128, 64, 128, 4, 3, repeats=2), Tile(64, 64, 128, 4, 4)),
+    "blackwell": (Tile(128, 64, 128, 4, 3), Tile(64, 64, 128, 4, 4)),
+}
+_LONG_WIDE = {
+    "interpreter": (_interpreted(128, 128),),
+    "ampere": (Tile(128, 64, 64, 4, 3, repeats=2), Tile(64, 64, 64, 4, 3)),
+    "ada": (Tile(128, 64, 64, 4, 2, repeats=2), Tile(64, 64, 64, 4, 2)),
+    "hopper": (Tile(128, 128, 64, 8, 3), Tile(64, 128, 64, 4, 4)),
+    "blackwell": (Tile(128, 128, 64, 8, 3), Tile(64, 64, 64, 4, 4)),
+}
+_FLOAT_LONG = (Tile(128, 32, 16, 8, 3), Tile(64, 64, 16, 8, 3))
+
 
 def _choose(tiles: tuple[Tile, ...], problem: Problem) -> Tile:
     """The first tile that fits the columns and occupies the device, or else the last that fits."""
@@ -175,3 +193,13 @@ def candidates_tile(problem: Problem) -> Tile:
     if problem.dtype == torch.float32 and problem.arch != "interpreter":
         return _choose(_FLOAT_CANDIDATES, problem)
     return _choose(_CANDIDATES[problem.arch], problem)
+
+
+@tuned
+def long_tile(problem: Problem) -> Tile:
+    """Tile of the kernel of long sets; a program walks over columns."""
+    if problem.dtype == torch.float32 and problem.arch != "interpreter":
+        tiles = _FLOAT_LONG
+    else:
+        tiles = (_LONG if problem.dims <= 128 else _LONG_WIDE)[problem.arch]
+    return tiles[-1] if problem.rows <= tiles[-1].block_m else tiles[0]
