@@ -73,13 +73,17 @@ private:
 
     // Cosines [element of the set][query row][lane].
     void multiply(const Lanes& lanes, Range j, Range x) const {
-        const std::int64_t row = (x.end - x.begin) * V::width;
+        const std::int64_t row = (x.end - x.begin) * V::width, step = step_of(gallery_);
+        const void** addresses = scratch_.rows;
+        std::int64_t* places = scratch_.places;
         std::int64_t count = 0;
         for (std::int64_t lane = 0; lane < lanes.count; ++lane) {
             const std::int64_t n = lanes.first + lane, end = least(j.end, length_of(gallery_, n));
-            for (std::int64_t i = j.begin; i < end; ++i, ++count) {
-                scratch_.rows[count] = element_of(gallery_, n, i);
-                scratch_.places[count] = (i - j.begin) * row + lane;
+            const char* address = first_of(gallery_, n) + j.begin * step;
+            std::int64_t place = lane;
+            for (std::int64_t i = j.begin; i < end; ++i, ++count, address += step, place += row) {
+                addresses[count] = address;
+                places[count] = place;
             }
         }
         for (int i = 0; i < row_padding; ++i) scratch_.rows[count + i] = scratch_.rows[0];

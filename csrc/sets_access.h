@@ -14,12 +14,20 @@ static inline std::int64_t length_of(const Sets& sets, std::int64_t n) {
     return sets.lengths ? sets.lengths[n] : sets.elements;
 }
 
-static inline const void* element_of(const Sets& sets, std::int64_t n, std::int64_t j) {
+// Bytes from one element of a set to the next.
+static inline std::int64_t step_of(const Sets& sets) {
+    return sets.element_stride * (sets.element == Element::f32 ? 4 : 2);
+}
+
+static inline const char* first_of(const Sets& sets, std::int64_t n) {
     if (sets.ids) n = sets.ids[n];
-    const std::int64_t at = sets.offsets ? (sets.offsets[n] + j) * sets.element_stride
-                                         : n * sets.set_stride + j * sets.element_stride;
-    if (sets.element == Element::f32) return static_cast<const float*>(sets.values) + at;
-    return static_cast<const std::uint16_t*>(sets.values) + at;
+    const std::int64_t at = sets.offsets ? sets.offsets[n] * sets.element_stride
+                                         : n * sets.set_stride;
+    return static_cast<const char*>(sets.values) + at * (sets.element == Element::f32 ? 4 : 2);
+}
+
+static inline const void* element_of(const Sets& sets, std::int64_t n, std::int64_t j) {
+    return first_of(sets, n) + j * step_of(sets);
 }
 
 // To fp32; reads nothing past `dim`.
