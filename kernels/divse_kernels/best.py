@@ -54,11 +54,14 @@ def append(
     inside = queries < QUERIES
     thresholds = tl.load(thresholds_ptr + queries, mask=inside, other=0) ^ NO_SCORE
     better = wanted[:, None] & inside[None, :] & (order > thresholds[None, :])
-    columns = queries[None, :] + tl.zeros_like(order)
-    slots = tl.atomic_add(counts_ptr + columns, 1, mask=better, sem="relaxed")
-    keys = (order.to(tl.int64) << 32) | (positions ^ LOW_BITS)[:, None]
-    tl.store(keys_ptr + columns.to(tl.int64) * WIDTH + slots, keys, mask=better & (slots < WIDTH))
-    tl.store(state_ptr + tl.zeros_like(order), 1, mask=better & (slots >= WIDTH))
+    if tl.max(tl.max(better.to(tl.int32), axis=1), axis=0) > 0:  # seldom, after the first parts
+        columns = queries[None, :] + tl.zeros_like(order)
+        slots = tl.atomic_add(counts_ptr + columns, 1, mask=better, sem="relaxed")
+        keys = (order.to(tl.int64) << 32) | (positions ^ LOW_BITS)[:, None]
+        tl.store(
+            keys_ptr + columns.to(tl.int64) * WIDTH + slots, keys, mask=better & (slots < WIDTH)
+        )
+        tl.store(state_ptr + tl.zeros_like(order), 1, mask=better & (slots >= WIDTH))
 
 
 @triton.jit

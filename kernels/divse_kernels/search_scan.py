@@ -7,7 +7,6 @@ excluded cost one load.
 
 import dataclasses
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
