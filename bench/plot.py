@@ -102,7 +102,7 @@ def svg(rows: list[Row], axis: str, label: str) -> str:
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
-def write(rows: list[Row], folder: Path) -> list[Path]:
+def write(rows: list[Row], folder: Path, prefix: str = "") -> list[Path]:
     """Write both plots; nothing where there are no rows."""
     if not rows:
         return []
@@ -110,7 +110,7 @@ def write(rows: list[Row], folder: Path) -> list[Path]:
     plots = {"floor_by_dim": ("D", "D"), "floor_by_batch": ("B", "the number of queries")}
     found = []
     for name, (axis, label) in plots.items():
-        path = folder / f"{name}.svg"
+        path = folder / f"{prefix}{name}.svg"
         path.write_text(svg(rows, axis, label))
         found.append(path)
     return found

@@ -166,7 +166,7 @@ def check_budgets() -> list[str]:
 
 
 COLUMNS = {
-    "operation": 12,
+    "operation": 17,
     "kernel": 26,
     "arch": 7,
     "shape": 48,

@@ -13,8 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from divse_kernels import candidates, smooth_chamfer_backward, smooth_chamfer_forward
+from divse_kernels import (
+    best,
+    candidates,
+    long_sets,
+    mining,
+    score_backward,
+    search_scan,
+    smooth_chamfer_forward,
+)
 from divse_kernels.launch import Side
+from divse_kernels.ops import MAX_SIZE
 
 TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 SCORES, TRAINING, FEW = (1024, 65_536), (128, 640), (1, 1_000_000)  # query sets, gallery sets
@@ -33,6 +42,7 @@ class Case:
     dtype: str = "bf16"
     ragged: bool = False
     size: int | None = None  # L; None: the same as K
+    similarity: str = "smooth_chamfer"
 
     @property
     def shape(self) -> str:
@@ -40,7 +50,8 @@ class Case:
         alpha = "tensor" if self.alpha is None else f"{self.alpha:g}"
         size = "" if self.size is None else f"L={self.size} "
         text = f"{self.sets[0]}x{self.sets[1]} K={self.k} {size}D={self.dims} {self.dtype}"
-        return f"{text} alpha={alpha}" + " ragged" * self.ragged
+        kind = f"alpha={alpha}" if self.similarity == "smooth_chamfer" else self.similarity
+        return f"{text} {kind}" + " ragged" * self.ragged
 
     @property
     def queries(self) -> Side:
@@ -70,51 +81,81 @@ def absent(*shape: int, dtype: torch.dtype) -> Tensor:
 
 def scores(case: Case) -> None:
     """All pairs."""
-    smooth_chamfer_forward.scores(case.queries, case.gallery, case.level, False)
+    arguments = (case.queries, case.gallery, case.level, False, case.similarity)
+    if max(case.k, case.size or case.k) > MAX_SIZE:
+        long_sets.scores(*arguments)
+    else:
+        smooth_chamfer_forward.scores(*arguments)
 
 
 def gradient(case: Case) -> None:
-    """Gradient of all pairs, for the queries and, where alpha is learned, for alpha."""
-    grad_scores = absent(*case.sets, dtype=torch.float32)
-    learned = case.alpha is None
-    smooth_chamfer_backward.gradient(
-        case.queries, case.gallery, grad_scores, case.level, with_moment=learned
+    """Gradient of all pairs for both sides and, where alpha is learned, for alpha."""
+    loss = score_backward.Loss(absent(*case.sets, dtype=torch.float32))
+    wanted = (True, True, case.alpha is None)
+    score_backward.gradients(
+        case.queries, case.gallery, loss, case.level, similarity=case.similarity, wanted=wanted
     )
 
 
 def reranked(case: Case) -> None:
     """A thousand candidates for every query."""
     chosen = absent(case.sets[0], 1000, dtype=torch.int64)
-    candidates.scores(case.queries, case.gallery, chosen, case.level, False)
+    candidates.scores(case.queries, case.gallery, chosen, case.level, False, case.similarity)
+
+
+def hardest_negatives(case: Case) -> None:
+    """One for each set of both sides."""
+    groups = (absent(count, dtype=torch.int64) for count in case.sets)
+    mining.mine(case.queries, case.gallery, *groups, 1, case.level, False, case.similarity)
+
+
+def searched(case: Case) -> None:
+    """The scan of a search for the best ten, with excluded sets, and the merge after it."""
+    side, gallery, device = case.queries, case.gallery, torch.device("meta")
+    kept = best.Best(side.count, 10, device)
+    excluded = absent(gallery.count // 8 + 1, dtype=torch.uint8)
+    scan = search_scan.ExactScan(side, case.alpha, False, excluded, gallery.count, case.similarity)
+    scan((gallery.values, gallery.lengths), 0, kept)
+    kept.merge()
 
 
 OPERATIONS: dict[str, Callable[[Case], Any]] = {
     "scores": scores,
     "gradient": gradient,
     "candidates": reranked,
+    "hardest_negatives": hardest_negatives,
+    "search": searched,
 }
 
 #: One row a path that matters for speed; every one is compiled by the tests, so they are few.
 GUARDED = (
     Case("scores", 4, 1024),
-    Case("scores", 4, 256),
     Case("scores", 8, 512),
     Case("scores", 16, 256),
+    Case("scores", 32, 128),
     Case("scores", 4, 1024, alpha=200.0),
+    Case("scores", 4, 1024, ragged=True),
     Case("scores", 4, 1024, FEW),
-    Case("gradient", 4, 1024),
+    Case("scores", 4, 1024, similarity="maxsim"),
+    Case("scores", 128, 128, (16, 32_768), similarity="maxsim", size=32),
+    Case("gradient", 4, 1024, (4096, 4096)),
+    Case("candidates", 4, 1024, RERANKED),
+    Case("hardest_negatives", 4, 1024, (4096, 4096)),
+    Case("search", 4, 1024, FEW),
+    Case("search", 4, 1024, (64, 1_000_000)),
 )
 
 #: Compiled by `bench/sass.py` only.
 OTHERS = (
-    *(Case("scores", 4, dims) for dims in (128, 512)),
+    *(Case("scores", 4, dims) for dims in (128, 256, 512)),
     *(Case("scores", 4, 1024, alpha=alpha) for alpha in (30.0, 60.0, None)),
     Case("scores", 4, 1024, TRAINING),
     Case("scores", 4, 1024, dtype="fp16"),
     Case("scores", 4, 1024, dtype="fp32"),
-    Case("scores", 4, 1024, ragged=True),
     Case("scores", 6, 1024),
-    Case("scores", 32, 128),
+    *(Case("scores", 4, 1024, similarity=name) for name in ("chamfer", "mil")),
+    Case("scores", 1024, 128, (4, 1024), similarity="maxsim"),
+    Case("scores", 64, 128, (1024, 4096)),
     *(Case("gradient", 4, dims) for dims in (256, 512)),
     *(Case("gradient", 4, 1024, alpha=alpha) for alpha in (200.0, None)),
     Case("gradient", 4, 1024, TRAINING),
@@ -122,7 +163,9 @@ OTHERS = (
     Case("gradient", 4, 1024, dtype="fp32"),
     Case("gradient", 4, 1024, ragged=True),
     Case("gradient", 32, 128),
-    Case("candidates", 4, 1024, RERANKED),
+    *(Case("gradient", 4, 1024, similarity=name) for name in ("chamfer", "maxsim", "mil")),
+    Case("search", 4, 1024, (1024, 1_000_000)),
+    Case("search", 4, 1024, (16, 1_000_000), ragged=True),
     Case("candidates", 4, 1024, RERANKED, dtype="fp32"),
     Case("candidates", 4, 1024, RERANKED, ragged=True),
     Case("candidates", 32, 128, RERANKED),
