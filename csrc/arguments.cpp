@@ -165,6 +165,8 @@ Similarity similarity_argument(Options& options) {
                           ", expected smooth_chamfer, chamfer, maxsim or mil");
 }
 
+}  // namespace
+
 int threads_argument(Options& options) {
     const int threads = options.take<int>("threads", 0);
     if (threads >= 0) return threads;
@@ -179,8 +181,6 @@ const Kernel& kernel_argument(Options& options) {
     for (const Kernel* kernel : usable_kernels()) names += std::string(", ") + kernel->name;
     throw py::value_error("isa: got " + isa + ", expected one of " + names + " on this CPU");
 }
-
-}  // namespace
 
 Call::Call(const py::object& queries, const py::object& gallery, Options& options, Allowed allowed)
     : queries_argument("queries", "query", queries, options,

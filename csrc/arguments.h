@@ -61,6 +61,9 @@ private:
     Sets sets_;
 };
 
+int threads_argument(Options& options);
+const Kernel& kernel_argument(Options& options);
+
 // What every function takes.
 struct Call {
     SetsArgument queries_argument, gallery_argument;

@@ -3,6 +3,7 @@
 
 #include "arguments.h"
 #include "dispatch.h"
+#include "int8_bindings.h"
 #include "similarity.h"
 
 namespace py = pybind11;
@@ -137,4 +138,5 @@ PYBIND11_MODULE(divse_native, module) {
     module.def("candidate_backward", divse::python_candidate_backward, "queries"_a, "gallery"_a,
                "candidates"_a, "grad_scores"_a);
     module.def("instruction_sets", divse::instruction_sets);
+    divse::define_int8(module);
 }

@@ -27,7 +27,7 @@ struct Madd {
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x);
     }
     static __m256 floats(const std::int32_t* p, std::int32_t) {
-        return _mm256_cvtepi32_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+        return _mm256_cvtepi32_ps(load_sums(p));
     }
 
     // Lane i of the result is the sum over the lanes of sums[i].
@@ -37,7 +37,18 @@ struct Madd {
                                 _mm256_permute2x128_si256(a, b, 0x31));
     }
 
+    static void transpose(const std::int32_t* rows, Int* columns) {
+        std::int32_t turned[width * width];
+        for (int r = 0; r < width; ++r) {
+            for (int c = 0; c < width; ++c) turned[c * width + r] = rows[r * width + c];
+        }
+        for (int c = 0; c < width; ++c) columns[c] = load_sums(turned + c * width);
+    }
+
 private:
+    static Int load_sums(const std::int32_t* p) {
+        return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    }
     // Both halves of four sums, still apart.
     static Int fours(const Int* s) {
         return _mm256_hadd_epi32(_mm256_hadd_epi32(s[0], s[1]), _mm256_hadd_epi32(s[2], s[3]));

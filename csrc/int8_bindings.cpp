@@ -4,7 +4,6 @@
 #include <string>
 
 #include "arguments.h"
-#include "dispatch.h"
 #include "int8_kernel.h"
 
 namespace py = pybind11;
@@ -68,13 +67,11 @@ struct CodedCall : Call {
 
 py::tuple python_quantise(const py::object& gallery, const py::kwargs& keywords) {
     Options options(keywords);
-    const auto isa = options.take<std::string>("isa", "auto");
-    const int threads = options.take<int>("threads", 0);
+    const Kernel& kernel = kernel_argument(options);
+    const int threads = threads_argument(options);
     const SetsArgument argument("gallery", "gallery", gallery, options,
                                 Allowed::any_type_any_layout);
     options.finish();
-    const Kernel* kernel = find_kernel(isa);
-    if (!kernel) throw py::value_error("isa: got " + isa + ", which this CPU cannot run");
     const Sets& sets = argument.sets();
     check_dims(sets.dim);
     std::vector<py::ssize_t> shape =
@@ -87,7 +84,7 @@ py::tuple python_quantise(const py::object& gallery, const py::kwargs& keywords)
     std::int64_t bad;
     {
         const py::gil_scoped_release unlocked;
-        bad = encode(sets, int8_kernel(*kernel), threads, codes_data, scales_data, residuals_data);
+        bad = encode(sets, int8_kernel(kernel), threads, codes_data, scales_data, residuals_data);
     }
     if (bad >= 0) {
         throw py::value_error("int8 codes: an element of set " + std::to_string(bad) +

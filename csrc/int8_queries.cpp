@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 #include "sets_access.h"
@@ -42,14 +43,10 @@ CodedQueries::CodedQueries(const Sets& queries, std::int64_t first, std::int64_t
                            const Similarity& similarity, std::int64_t gallery_elements,
                            const Int8Kernel& kernel)
     : block_{first, count, queries.elements, queries.dim, round_up(queries.dim, code_padding),
-             nullptr, nullptr, {}, {}} {
-    const auto rows = static_cast<std::size_t>(count * queries.elements + code_rows);
-    norms_.resize(rows);
-    for (Part& part : parts_) {
-        part.codes.resize(rows * static_cast<std::size_t>(block_.padded_dim));
-        for (auto* values : {&part.scales, &part.weights, &part.constants}) values->resize(rows);
-        part.sums.resize(rows);
-    }
+             nullptr, nullptr, {}, {}},
+      parts_{Part(count * queries.elements + code_rows, block_.padded_dim),
+             Part(count * queries.elements + code_rows, block_.padded_dim)},
+      norms_(static_cast<std::size_t>(count * queries.elements)) {
     for (std::int64_t q = 0; q < count; ++q) {
         const std::int64_t length = length_of(queries, first + q);
         double norm = 0;
@@ -66,10 +63,20 @@ CodedQueries::CodedQueries(const Sets& queries, std::int64_t first, std::int64_t
     block_.margins = margins_.data();
     for (int i = 0; i < 2; ++i) {
         Part& part = parts_[i];
-        block_.codes[i] = part.codes.data();
+        block_.codes[i] = part.codes;
         block_.terms[i] = {part.scales.data(), part.weights.data(), part.constants.data(),
                            part.sums.data()};
     }
+}
+
+CodedQueries::Part::Part(std::int64_t rows, std::int64_t bytes)
+    : bytes(bytes), memory(rows * bytes / 4),
+      codes(reinterpret_cast<std::int8_t*>(memory.data())) {
+    std::memset(codes, 0, static_cast<std::size_t>(rows * bytes));
+    for (auto* values : {&scales, &weights, &constants}) {
+        values->resize(static_cast<std::size_t>(rows));
+    }
+    sums.resize(static_cast<std::size_t>(rows));
 }
 
 void CodedQueries::encode(const float* element, std::int64_t row, const Int8Kernel& kernel) {
@@ -82,7 +89,7 @@ void CodedQueries::encode(const float* element, std::int64_t row, const Int8Kern
     const double norm = std::sqrt(square) * (1 + 0x1p-36);
     norms_[at] = norm;
     for (Part& part : parts_) {
-        std::int8_t* codes = part.codes.data() + row * block_.padded_dim;
+        std::int8_t* codes = part.row(row);
         float ignored;
         kernel.encode(values.data(), Element::f32, dim, std::numeric_limits<double>::infinity(),
                       values.data(), codes, &part.scales[at], &ignored);

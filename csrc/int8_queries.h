@@ -26,7 +26,12 @@ private:
                std::int64_t gallery_elements);
 
     struct Part {
-        std::vector<std::int8_t> codes;
+        explicit Part(std::int64_t rows, std::int64_t bytes);
+        std::int8_t* row(std::int64_t row) const { return codes + row * bytes; }
+
+        const std::int64_t bytes;  // of a row
+        const Floats memory;       // on cache lines of their own, as loads of whole lines want
+        std::int8_t* const codes;
         std::vector<float> scales, weights, constants;
         std::vector<std::int32_t> sums;
     };

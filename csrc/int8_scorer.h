@@ -38,6 +38,8 @@ public:
             longest_ = most(longest_, length);
             shortest_ = least(shortest_, length);
         }
+        adjacent_ = !sets.ids && sets.count == V::width && longest_ == shortest_ &&
+                    starts_[V::width - 1] - starts_[0] == (V::width - 1) * longest_;
     }
 
     // sign 1: bounds from above, -1: from below.
@@ -62,7 +64,11 @@ private:
         }
         for (std::int64_t j = 0; j < longest_; j += tile_elements) {
             const Range elements{j, least(j + tile_elements, longest_)};
-            load_scalars(elements);
+            if (adjacent_) {
+                load_adjacent_scalars(elements);
+            } else {
+                load_scalars(elements);
+            }
             for (std::int64_t x = 0; x < rows_; x += tile_vectors) {
                 const Range rows{x, least(x + tile_vectors, rows_)};
                 multiply(elements, rows);
@@ -77,58 +83,83 @@ private:
         return sound;
     }
 
-    // Scales and residuals as [element][lane]; a lane without the element repeats its first.
+    // Scales and residuals as [element][lane]; zero where a lane has no such element.
     void load_scalars(Range j) const {
-        for (int lane = 0; lane < V::width; ++lane) {
-            const float* scales = gallery_.scales + starts_[lane];
-            const float* residuals = gallery_.residuals + starts_[lane];
-            float *u = scratch_.scales + lane, *p = scratch_.residuals + lane;
-            for (std::int64_t i = j.begin; i < j.end; ++i, u += V::width, p += V::width) {
-                const std::int64_t own = i < counts_[lane] ? i : 0;
-                *u = scales[own];
-                *p = residuals[own];
+        std::int64_t at = 0;
+        for (std::int64_t i = j.begin; i < j.end; ++i, at += V::width) {
+            for (int lane = 0; lane < V::width; ++lane) {
+                const bool real = i < counts_[lane];
+                const std::int64_t from = starts_[lane] + (real ? i : 0);
+                const float u = gallery_.scales[from], p = gallery_.residuals[from];
+                scratch_.scales[at + lane] = real ? u : 0.0f;
+                scratch_.residuals[at + lane] = real ? p : 0.0f;
             }
         }
     }
 
-    // Groups of lanes that one step of the product serves, element by element: their dots lie
-    // together, and so does their memory.
+    void load_adjacent_scalars(Range j) const {
+        const float *u = gallery_.scales + starts_[0], *p = gallery_.residuals + starts_[0];
+        std::int64_t at = 0;
+        for (std::int64_t i = j.begin; i < j.end; ++i, at += V::width) {
+#pragma GCC unroll 16
+            for (int lane = 0; lane < V::width; ++lane) {
+                scratch_.scales[at + lane] = u[lane * longest_ + i];
+                scratch_.residuals[at + lane] = p[lane * longest_ + i];
+            }
+        }
+    }
+
     std::int64_t list_elements(Range j, std::int64_t row) const {
-        const std::int64_t group = V::width / least(rows_ > 2 ? code_rows : rows_, V::width);
         std::int64_t count = 0;
-        for (std::int64_t lane = 0; lane < V::width; lane += group) {
-            for (std::int64_t i = j.begin; i < j.end; ++i) {
-                for (std::int64_t l = lane; l < lane + group; ++l) {
-                    if (i >= counts_[l]) continue;
-                    scratch_.starts[count] = (starts_[l] + i) * block_.dim;
-                    scratch_.places[count++] = (i - j.begin) * row + l;
-                }
+        for (std::int64_t lane = 0; lane < V::width; ++lane) {
+            const std::int64_t end = least(j.end, counts_[lane]);
+            for (std::int64_t i = j.begin; i < end; ++i) {
+                scratch_.starts[count] = (starts_[lane] + i) * block_.dim;
+                scratch_.places[count++] = (i - j.begin) * row + lane;
             }
         }
         return count;
     }
 
+    template <int Rows>
+    void multiply_part(Range j, const CodeRows& rows, std::int32_t* tile) const {
+        const std::int64_t elements = j.end - j.begin;
+        if (adjacent_ && elements % (V::width / Rows) == 0) {
+            const std::int8_t* codes = gallery_.codes + (starts_[0] + j.begin) * block_.dim;
+            multiply_sets<I, Rows>(rows, {codes, longest_ * block_.dim, block_.dim, elements},
+                                   tile);
+        } else {
+            const std::int64_t count = list_elements(j, rows.count * V::width);
+            const CodeElements listed{gallery_.codes, scratch_.starts, scratch_.places, count,
+                                      block_.dim};
+            multiply_listed<I, Rows>(rows, listed, tile);
+        }
+    }
+
     void multiply(Range j, Range x) const {
-        const std::int64_t count = list_elements(j, padded(x) * V::width);
-        const CodeElements elements{gallery_.codes, scratch_.starts, scratch_.places, count,
-                                    block_.dim};
+        constexpr int most = V::width < code_rows ? V::width : code_rows;
         for (int part = 0; part < parts_; ++part) {
-            const std::int8_t* codes = block_.codes[part] + x.begin * block_.padded_dim;
-            const std::int64_t rows = rows_ > 2 ? padded(x) : rows_;
-            multiply_codes<I>({codes, block_.padded_dim, rows}, elements, scratch_.dots[part]);
+            const CodeRows rows{block_.codes[part] + x.begin * block_.padded_dim,
+                                block_.padded_dim, tile_rows(x)};
+            switch (rows.count) {
+                case 1: multiply_part<1>(j, rows, scratch_.dots[part]); break;
+                case 2: multiply_part<2>(j, rows, scratch_.dots[part]); break;
+                default: multiply_part<most>(j, rows, scratch_.dots[part]);
+            }
         }
     }
 
     // Rows of the tile: what is past the last query row is multiplied, and never read.
-    std::int64_t padded(Range x) const {
-        return (x.end - x.begin + code_rows - 1) / code_rows * code_rows;
+    static std::int64_t tile_rows(Range x) {
+        const std::int64_t rows = x.end - x.begin;
+        return rows <= 2 ? rows : (rows + code_rows - 1) / code_rows * code_rows;
     }
 
     // cosine + sign * error
     void raise_cosines(Range j, Range x, float sign) const {
         const CodeTerms& first = block_.terms[0];
         const CodeTerms& last = block_.terms[parts_ - 1];
-        const std::int64_t row = padded(x) * V::width;
+        const std::int64_t row = tile_rows(x) * V::width;
         for (std::int64_t i = x.begin; i < x.end; ++i) {
             const F s1 = V::broadcast(first.scales[i]), s2 = V::broadcast(last.scales[i]);
             const F weight = V::broadcast(sign * last.weights[i]);
@@ -147,7 +178,7 @@ private:
     }
 
     void fold_all(Range j, Range x, Path path) const {
-        const std::int64_t k = block_.elements, row = padded(x) * V::width;
+        const std::int64_t k = block_.elements, row = tile_rows(x) * V::width;
         for (std::int64_t q = x.begin / k; q * k < x.end; ++q) {
             const std::int64_t from = most(q * k, x.begin);
             const std::int64_t to = least(q * k + block_.counts[q], x.end);
@@ -184,6 +215,7 @@ private:
     const Exp2<V> exp2_;
     const std::int64_t rows_;
     std::int64_t longest_ = 1, shortest_ = INT64_MAX;
+    bool adjacent_;  // full lanes of sets of one size that follow one another
     std::int64_t starts_[V::width], counts_[V::width];
     float lengths_[V::width];
 };
