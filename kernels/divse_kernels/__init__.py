@@ -5,14 +5,18 @@ TRITON_INTERPRET=1 set before, the kernels run on CPU tensors in Triton's interp
 """
 
 from divse_kernels.candidates import score_candidates
+from divse_kernels.certified import certified_search
+from divse_kernels.int8_codes import quantise
 from divse_kernels.launch import launches
 from divse_kernels.mining_ops import hardest_negatives
 from divse_kernels.ops import smooth_chamfer, supports
 from divse_kernels.score_ops import scores
 
 __all__ = [
+    "certified_search",
     "hardest_negatives",
     "launches",
+    "quantise",
     "score_candidates",
     "scores",
     "smooth_chamfer",

@@ -155,6 +155,24 @@ _LONG_WIDE = {
 }
 _FLOAT_LONG = (Tile(128, 32, 16, 8, 3), Tile(64, 64, 16, 8, 3))
 
+# The scan of int8 codes: two sums for each cosine, lines of 128 codes. The narrow tiles are bound by
+# memory, and two or three programs fit on a processor: loads go on during epilogues.
+_NARROW_CODES = (
+    Tile(128, 32, 128, 4, 3, repeats=2, polynomial=0),
+    Tile(128, 16, 128, 4, 3, repeats=2, polynomial=0),
+)
+_CODES = {
+    "interpreter": _INTERPRETER,
+    "ampere": (Tile(64, 64, 128, 4, 3, polynomial=0), *_NARROW_CODES),
+    "ada": (Tile(64, 64, 128, 4, 3, polynomial=0), *_NARROW_CODES),
+    "hopper": (
+        Tile(128, 128, 128, 8, 3, polynomial=0),
+        Tile(128, 64, 128, 8, 3, polynomial=0),
+        *_NARROW_CODES,
+    ),
+    "blackwell": (Tile(128, 64, 128, 8, 3, polynomial=0), *_NARROW_CODES),
+}
+
 
 def _choose(tiles: tuple[Tile, ...], problem: Problem) -> Tile:
     """The first tile that fits the columns and occupies the device, or else the last that fits."""
@@ -203,3 +221,9 @@ def long_tile(problem: Problem) -> Tile:
     else:
         tiles = (_LONG if problem.dims <= 128 else _LONG_WIDE)[problem.arch]
     return tiles[-1] if problem.rows <= tiles[-1].block_m else tiles[0]
+
+
+@tuned
+def codes_tile(problem: Problem) -> Tile:
+    """Tile of the scan of int8 codes: the gallery along the rows."""
+    return _choose(_CODES[problem.arch], problem)
