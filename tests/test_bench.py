@@ -109,14 +109,18 @@ def test_bench_score_gates_every_variant(run, tmp_path):
 def test_bench_training_gates_the_gradient(run, load):
     words = ("--tiny", "--no-compile", "--seconds", "0.05", "--device", "cpu", "--json")
     status, printed = run("bench_training", *words)
-    rows = {row["variant"]: row for row in json.loads(printed)["rows"]}
+    rows = {(row["loss"], row["variant"]): row for row in json.loads(printed)["rows"]}
     assert status == 0
-    assert rows["eager"]["gate"] == "green" and rows["eager"]["ms"] > rows["matmul"]["ms"]
-    bench, eager = load("bench_training"), load("scorers").eager
+    assert {loss for loss, _ in rows} == {"triplet", "info_nce", "mmd"}
+    for (loss, variant), row in rows.items():
+        assert row["ms"] > 0 and (variant == "matmul" or row["gate"] == "green"), (loss, variant)
+    assert rows["triplet", "eager"]["ms"] > rows["triplet", "matmul"]["ms"]
+    bench = load("bench_training")
     images, texts = load("shapes").Shape(7, 7, 2, 32, torch.float32).sets(CPU)
-    wrong = {"eager": eager, "wrong": lambda q, g: eager(q, g) * (1 + 1e-4)}
-    verdicts = bench.judge(wrong, images, texts)
-    assert verdicts["eager"].green and not verdicts["wrong"].green
+    for name, right in bench.FORMULAS.items():
+        wrong = lambda q, g, right=right: right(q * (1 + 1e-4), g)  # noqa: E731
+        assert bench.judge(name, "native", right, images, texts).green
+        assert not bench.judge(name, "native", wrong, images, texts).green
 
 
 def test_plots_show_the_share_of_the_floor(load, tmp_path):
