@@ -2,7 +2,8 @@
 #   make demo    train on generated scenes, build a gallery, search it, leave demo/results.png
 #   make test    the whole test suite          make lint   ruff and mypy
 #   make bench   benches of this machine's CPU make sass   what the GPU kernels compile to (no GPU)
-#   make gpu     on a machine with a GPU: its tests and every bench, into $OUT (bench/gpu.py)
+#   make gpu     on a machine with a GPU: its tests and benches, into $OUT (bench/gpu.py)
+#   make gpu-full PART=1    what takes longer, parts 1 to 6         make tune  autotune for its GPU
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -10,7 +11,7 @@ READY := $(VENV)/.ready
 WORKERS ?= 2
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test lint format bench sass gpu clean
+.PHONY: demo test lint format bench sass gpu gpu-full tune clean
 
 $(READY): pyproject.toml $(wildcard csrc/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
@@ -41,9 +42,18 @@ bench: $(READY)
 sass: $(READY)
 	$(BIN)/python bench/sass.py
 
-# Uses the machine's own Python: a machine with a GPU often has torch and no network.
+# These use the machine's own Python: a machine with a GPU often has torch and no network.
+HERE := PYTHONPATH="$(CURDIR):$(CURDIR)/kernels:$$PYTHONPATH"
+PART ?= 1
+
 gpu:
-	PYTHONPATH="$(CURDIR):$(CURDIR)/kernels:$$PYTHONPATH" $(PYTHON) bench/gpu.py
+	$(HERE) $(PYTHON) bench/gpu.py
+
+gpu-full:
+	$(HERE) $(PYTHON) bench/gpu.py --full --part $(PART)
+
+tune:
+	$(HERE) $(PYTHON) -m divse_kernels.autotune
 
 clean:
 	rm -rf $(VENV) build demo runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
