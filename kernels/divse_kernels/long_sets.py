@@ -26,6 +26,7 @@ from divse_kernels.tuning import PROCESSORS, Tile, long_tile
 LONGEST = 1024
 WHOLE = 128  # elements that fit in the rows of every tile of tuning.long_tile
 SHORT = 32
+WALKED = 4096  # elements that a program walks over, if sets are short and many
 
 
 @dataclass(frozen=True)
@@ -223,7 +224,7 @@ def constants(
 
 def column_sets_a_program(task: Problem, m_tiles: int) -> int:
     """So many that rows are seldom read for a short set, and that programs fill the device."""
-    walk = max(1, min(16, LONGEST // task.column_size))
+    walk = min(32, WALKED // task.column_size)
     return max(1, min(walk, task.column_sets * m_tiles // (8 * PROCESSORS[task.arch])))
 
 
@@ -274,6 +275,15 @@ def one_pass(
         out.copy_(shares.amax(1) if similarity == "mil" else shares.sum(1))
 
 
+def _whole(queries: Side, gallery: Side) -> int:
+    """Elements of a side that lies along the rows for both directions in one pass.
+
+    On Blackwell a thread holds one row, and a second product costs less than all the shuffles of
+    sums over rows; only blocks of few elements would cost more.
+    """
+    return SHORT if problem(queries, gallery, 1.0).arch == "blackwell" else WHOLE
+
+
 def scores(
     queries: Side, gallery: Side, alpha: float | Tensor, log_mean: bool, similarity: str
 ) -> Tensor:
@@ -289,7 +299,7 @@ def scores(
             one_pass(gallery, queries, out.mT, *how, (False, True))
         else:
             one_pass(queries, gallery, out, *how, (True, False))
-    elif similarity == "mil" or min(queries.size, gallery.size) <= WHOLE:
+    elif similarity == "mil" or min(queries.size, gallery.size) <= _whole(queries, gallery):
         both = (True, similarity != "mil")
         if queries.size <= gallery.size:
             one_pass(queries, gallery, out, *how, both)

@@ -137,13 +137,18 @@ _CANDIDATES = {
 }
 _FLOAT_CANDIDATES = _gathering(32, 3)
 
-# Long sets: 128 rows, or 64 where there are no more. Up to 128 dimensions, the rows stay in shared
-# memory, and two programs fit on a processor, so that one multiplies while the other compares.
+# Long sets: many rows share what is read, 16 KiB a block; the first tile that they fill. Up to 128
+# dimensions, rows stay in shared memory, and two programs fit on a processor, so that one
+# multiplies while the other compares.
 _LONG = {
     "interpreter": (_interpreted(128, 128),),
     "ampere": (Tile(128, 64, 128, 4, 3, repeats=2), Tile(64, 64, 128, 4, 3)),
     "ada": (Tile(128, 64, 128, 4, 2, repeats=2), Tile(64, 64, 128, 4, 3)),
-    "hopper": (Tile(128, 64, 128, 4, 3, repeats=2), Tile(64, 64, 128, 4, 4)),
+    "hopper": (
+        Tile(256, 64, 128, 8, 3, repeats=2),
+        Tile(128, 64, 128, 4, 3, repeats=2),
+        Tile(64, 64, 128, 4, 4),
+    ),
     "blackwell": (Tile(128, 64, 128, 4, 3), Tile(64, 64, 128, 4, 4)),
 }
 _LONG_WIDE = {
@@ -151,7 +156,7 @@ _LONG_WIDE = {
     "ampere": (Tile(128, 64, 64, 4, 3, repeats=2), Tile(64, 64, 64, 4, 3)),
     "ada": (Tile(128, 64, 64, 4, 2, repeats=2), Tile(64, 64, 64, 4, 2)),
     "hopper": (Tile(128, 128, 64, 8, 3), Tile(64, 128, 64, 4, 4)),
-    "blackwell": (Tile(128, 128, 64, 8, 3), Tile(64, 64, 64, 4, 4)),
+    "blackwell": (Tile(128, 128, 64, 4, 3), Tile(64, 64, 64, 4, 4)),
 }
 _FLOAT_LONG = (Tile(128, 32, 16, 8, 3), Tile(64, 64, 16, 8, 3))
 
@@ -220,7 +225,7 @@ def long_tile(problem: Problem) -> Tile:
         tiles = _FLOAT_LONG
     else:
         tiles = (_LONG if problem.dims <= 128 else _LONG_WIDE)[problem.arch]
-    return tiles[-1] if problem.rows <= tiles[-1].block_m else tiles[0]
+    return next((t for t in tiles if t.block_m <= problem.rows), tiles[-1])
 
 
 @tuned
