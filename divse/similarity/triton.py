@@ -25,7 +25,8 @@ def why_not(operation: str, queries: Sets, gallery: Sets, similarity: Similarity
     except ImportError as error:
         return f"Triton is not installed ({error})"
     differentiable = queries.values.requires_grad or gallery.values.requires_grad
-    if differentiable and torch.is_grad_enabled():
+    differentiable = differentiable and torch.is_grad_enabled()
+    if differentiable:
         if similarity.name != "smooth_chamfer":
             return f"it has no gradient for {similarity.name}"
         if operation == "candidates":
@@ -36,7 +37,9 @@ def why_not(operation: str, queries: Sets, gallery: Sets, similarity: Similarity
     if operation == "candidates":
         reason = divse_kernels.supports(_query_dtype(q, g), g, mixed=True)
     else:
-        reason = divse_kernels.supports(*_one_dtype(q, g))
+        long = operation == "scores" and not differentiable
+        longest = divse_kernels.LONGEST if long else divse_kernels.MAX_SIZE
+        reason = divse_kernels.supports(*_one_dtype(q, g), longest=longest)
     return reason
 
 

@@ -8,11 +8,14 @@ from divse_kernels.candidates import score_candidates
 from divse_kernels.certified import certified_search
 from divse_kernels.int8_codes import quantise
 from divse_kernels.launch import launches
+from divse_kernels.long_sets import LONGEST
 from divse_kernels.mining_ops import hardest_negatives
-from divse_kernels.ops import smooth_chamfer, supports
+from divse_kernels.ops import MAX_SIZE, smooth_chamfer, supports
 from divse_kernels.score_ops import scores
 
 __all__ = [
+    "LONGEST",
+    "MAX_SIZE",
     "certified_search",
     "hardest_negatives",
     "launches",
