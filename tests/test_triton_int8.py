@@ -20,6 +20,12 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TYPES = [torch.float32, torch.float16, torch.bfloat16]
 
 
+@pytest.fixture(autouse=True)
+def small_first_part(monkeypatch):
+    """Thresholds after 64 sets rather than 1024, so that small galleries are scanned by codes."""
+    monkeypatch.setattr(certified.CertifiedDriver, "FIRST", 64)
+
+
 def unit(*shape, dtype=torch.float32, seed=0):
     generator = torch.Generator().manual_seed(seed)
     sets = torch.randn(*shape, generator=generator, dtype=torch.float64)
@@ -125,13 +131,13 @@ def test_only_unit_vectors_have_codes():
 @pytest.mark.parametrize("alpha", [0.1, 16.0, 18.0, 40.0, 80.0, 1000.0])
 @pytest.mark.parametrize(
     ("k", "size", "dims", "dtype"),
-    [(4, 4, 64, torch.float32), (3, 5, 144, torch.bfloat16), (17, 32, 32, torch.float16)],
+    [(4, 4, 64, torch.float32), (3, 5, 144, torch.bfloat16), (5, 9, 32, torch.float16)],
 )
 def test_bounds_bound(k, size, dims, dtype, alpha):
-    queries, gallery = unit(3, k, dims), unit(40, size, dims, dtype=dtype, seed=1)
+    queries, gallery = unit(3, k, dims), unit(12, size, dims, dtype=dtype, seed=1)
     gallery[5, 0], gallery[6] = queries[1, 0].to(dtype), queries[2, :1].to(dtype)
     gallery[7] = -gallery[6]
-    for sizes in ((None, None), (lengths(3, k, 2), lengths(40, size, 3))):
+    for sizes in ((None, None), (lengths(3, k, 2), lengths(12, size, 3))):
         above = bounds(queries, gallery, sizes, alpha) - exact_scores(
             queries, gallery, sizes, alpha=alpha
         )
@@ -168,26 +174,26 @@ def test_what_is_exact_in_codes_is_bounded_by_little():
 
 @pytest.mark.parametrize("dtype", TYPES)
 def test_certified_search_is_exact(dtype):
-    queries, gallery = unit(3, 4, 32), crowds(1500, 4, 32, dtype=dtype)
-    queries[0] = gallery[1400].float()
-    _, ids, survivors = check_search(queries, gallery, 10)
-    assert ids[0, 0] == 1400
-    assert survivors.max() < 1500, "some sets were ruled out by their bounds"
+    queries, gallery = unit(3, 4, 32), crowds(300, 4, 32, dtype=dtype)
+    queries[0] = gallery[280].float()
+    _, ids, survivors = check_search(queries, gallery, 5)
+    assert ids[0, 0] == 280
+    assert survivors.max() < 300, "some sets were ruled out by their bounds"
 
 
 def test_few_survive_where_few_are_close():
-    gallery = crowds(2000, 2, 64, noise=0.2)
-    queries = gallery[[7, 1900]]
+    gallery = crowds(500, 2, 64, noise=0.2)
+    queries = gallery[[7, 490]]
     _, ids, survivors = check_search(queries, gallery, 3, alpha=40.0)
-    assert ids[:, 0].tolist() == [7, 1900]
-    assert survivors.max() < 1024 + 60  # what is scored before there is a threshold, and a crowd
+    assert ids[:, 0].tolist() == [7, 490]
+    assert survivors.max() < 64 + 20  # what is scored before there is a threshold, and a crowd
 
 
 @pytest.mark.parametrize("log_mean", [False, True])
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # numpy's, interpreting inf * 0
 def test_ragged_and_padding(log_mean):
-    queries, gallery = unit(2, 3, 32), crowds(1200, 3, 32)
-    sizes = lengths(2, 3, 1), lengths(1200, 3, 2)
+    queries, gallery = unit(2, 3, 32), crowds(200, 3, 32)
+    sizes = lengths(2, 3, 1), lengths(200, 3, 2)
     before = check_search(queries, gallery, 5, sizes, log_mean=log_mean)
     queries[torch.arange(3, device=DEVICE) >= sizes[0][:, None]] = torch.nan
     gallery[torch.arange(3, device=DEVICE) >= sizes[1][:, None]] = torch.inf
@@ -198,35 +204,37 @@ def test_ragged_and_padding(log_mean):
 
 def test_ties_go_to_the_lower_position():
     """Coordinates of 1/8: sums are exact in any order, so that equal sets have equal scores."""
-    signs = unit(60, 2, 64, seed=3).sign() / 8
-    gallery = signs.repeat(25, 1, 1)  # set n is set n % 60
-    scores, ids, _ = check_search(signs[:2], gallery, 30)
-    assert ids[:, :25].tolist() == [list(range(b, 1500, 60)) for b in (0, 1)]
-    assert (scores[:, :25] == scores[:, :1]).all()
+    signs = unit(20, 2, 64, seed=3).sign() / 8
+    gallery = signs.repeat(15, 1, 1)  # set n is set n % 20
+    scores, ids, _ = check_search(signs[:2], gallery, 20)
+    assert ids[:, :15].tolist() == [list(range(b, 300, 20)) for b in (0, 1)]
+    assert (scores[:, :15] == scores[:, :1]).all()
 
 
 def test_ascending_scores_are_scanned_again_in_halves(monkeypatch):
     """All of a part beats the threshold: rows are too short, and the outcome is the same."""
     monkeypatch.setattr(certified, "CertifiedDriver", SmallDriver)
-    monkeypatch.setattr(certified, "row_width", lambda *_: 256)
+    monkeypatch.setattr(certified, "row_width", lambda *_: 128)
     queries = unit(2, 1, 32)
-    gallery = crowds(1200, 1, 32)
+    gallery = crowds(400, 1, 32)
     order = exact_scores(queries, gallery)[0].argsort()
+    before = kernels.launches["int8_scan"]
     check_search(queries, gallery[order].contiguous(), 4)
+    assert kernels.launches["int8_scan"] > before + 3  # of 64, 256 and 80 sets
 
 
 class SmallDriver(certified.CertifiedDriver):
     """Parts that grow faster than rows have room for."""
 
-    FIRST, GROWTH = 64, 16
+    GROWTH = 4
 
     def _next_size(self):
         return max(self.FIRST, self.GROWTH * self._seen)
 
 
 def test_excluded_sets_are_not_found():
-    queries, gallery = unit(2, 2, 32), crowds(1203, 2, 32)
-    excluded = torch.zeros(151, dtype=torch.uint8, device=DEVICE)
+    queries, gallery = unit(2, 2, 32), crowds(203, 2, 32)
+    excluded = torch.zeros(26, dtype=torch.uint8, device=DEVICE)
     best = exact_scores(queries, gallery).argmax(1)
     for n in best.tolist():
         excluded[n >> 3] |= 1 << (n & 7)
@@ -236,7 +244,7 @@ def test_excluded_sets_are_not_found():
 
 @pytest.mark.parametrize("similarity", ["chamfer", "maxsim"])
 def test_search_by_other_similarities(similarity):
-    check_search(unit(2, 3, 32), crowds(1100, 2, 32), 4, similarity=similarity)
+    check_search(unit(2, 3, 32), crowds(200, 2, 32), 4, similarity=similarity)
 
 
 def test_small_galleries():
