@@ -3,14 +3,15 @@
     eager       all scores in torch, then topk (up to 16 queries)
     triton      divse.search(impl="triton"), the top-k inside the kernel
     excluded    the same with every second set excluded
-    int8        divse_kernels.search_int8, a scan of codes whose survivors are scored exactly
+    int8        divse_kernels.certified_search: codes are scanned, survivors scored exactly
     streamed    divse_kernels.search_blocks, the gallery in pinned host memory
     candidates  divse.score_candidates(impl="triton"), 1,000 sets for each query
 
 Columns: ms (median), of floor (share of the larger of the compute floor and the bytes at the rate
 of bench/roofline.py; host bytes at the measured rate of a copy to the device), GB/s of what had to
 be read, peak MB beyond inputs, error of the scores against float64 of the whole gallery (for a
-sample of the queries) and its gate. No speed without a green gate.
+sample of the queries) and its gate. No speed without a green gate. `survivors` is how many sets a
+query of the int8 scan had scored exactly, the mean.
 
     python bench/bench_search_gpu.py [--full] [--device cuda|cpu] [--json] [--out [DIR]]
 """
@@ -33,6 +34,9 @@ from shapes import Shape
 from torch import Tensor
 
 import divse
+import divse_kernels
+from divse_kernels.certified import CODE_STEP, certified_search
+from divse_kernels.search import search_blocks
 
 TOPK, CANDIDATES, SAMPLE, EAGER_QUERIES = 10, 1000, 4, 16
 BLOCK = 1 << 16  # gallery sets that are judged, or copied from the host, at a time
@@ -125,22 +129,12 @@ def variants(queries: Tensor, gallery: Tensor, host: Tensor | None) -> dict[str,
     found["triton"] = partial(divse.search, queries, gallery, TOPK, **options)
     excluded = torch.arange(len(gallery), device=queries.device) % 2 == 1
     found["excluded"] = partial(divse.search, queries, gallery, TOPK, excluded=excluded, **options)
-    import divse_kernels
-
-    if hasattr(divse_kernels, "search_int8"):
-        found["int8"] = int8_search(queries, gallery)
-    if hasattr(divse_kernels, "search_blocks") and host is not None:
-        search = partial(divse_kernels.search_blocks, topk=TOPK, alpha=ALPHA)
-        found["streamed"] = lambda: search(queries, blocks(host))
+    if gallery.shape[2] % CODE_STEP == 0:
+        codes = divse_kernels.quantise(gallery)
+        found["int8"] = partial(certified_search, queries, gallery, *codes, TOPK, alpha=ALPHA)
+    if host is not None:
+        found["streamed"] = lambda: search_blocks(queries, blocks(host), TOPK, alpha=ALPHA)
     return found
-
-
-def int8_search(queries: Tensor, gallery: Tensor) -> Call:
-    """The scan of codes; the gallery is quantised once, before."""
-    import divse_kernels
-
-    codes = divse_kernels.quantise(gallery)
-    return partial(divse_kernels.search_int8, queries, gallery, codes, TOPK, alpha=ALPHA)
 
 
 def judge(found: Any, queries: Tensor, gallery: Tensor, step: int, rounds: bool) -> Verdict:
@@ -163,11 +157,13 @@ def run(shape: Shape, report: Report, limits: Ceilings, seconds: float, stream: 
     host = gallery.cpu() if stream else None
     if host is not None and report.device.type == "cuda":
         host = host.pin_memory()
-    verdicts, calls = {}, variants(queries, gallery, host)
+    verdicts, survivors, calls = {}, {}, variants(queries, gallery, host)
     for name, call in calls.items():
-        step = 2 if name == "excluded" else 1
-        verdicts[name] = judge(call(), queries, gallery, step, name == "eager")
-    add(report, shape, limits, calls, verdicts, seconds)
+        step, result = 2 if name == "excluded" else 1, call()
+        verdicts[name] = judge(result, queries, gallery, step, name == "eager")
+        if len(result) == 3:
+            survivors[name] = float(result[2].float().mean())
+    add(report, shape, limits, calls, verdicts, seconds, survivors)
     calls, verdicts = candidates(queries, gallery)
     add(report, shape, limits, calls, verdicts, seconds)
 
@@ -194,6 +190,7 @@ def add(
     calls: dict[str, Call],
     verdicts: dict[str, Verdict],
     seconds: float,
+    survivors: dict[str, float] | None = None,
 ) -> None:
     """Time what is green and report all."""
     green = {name: calls[name] for name, verdict in verdicts.items() if verdict.green}
@@ -206,6 +203,8 @@ def add(
             ms = statistics.median(times[name])
             row |= {"ms": ms, "of floor": limits.floor_ms(shape, name) / ms}
             row["peak MB"] = None if memory[name] is None else memory[name] / 1e6
+        if name in (survivors or {}):
+            row["survivors"] = survivors[name]
         report.add(verdict, **row)
 
 

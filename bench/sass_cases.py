@@ -16,6 +16,8 @@ from torch import Tensor
 from divse_kernels import (
     best,
     candidates,
+    int8_codes,
+    int8_scan,
     long_sets,
     mining,
     score_backward,
@@ -119,12 +121,24 @@ def searched(case: Case) -> None:
     kept.merge()
 
 
+def searched_by_codes(case: Case) -> None:
+    """The scan of a search over int8 codes."""
+    side, gallery, device = case.queries, case.gallery, torch.device("meta")
+    coded = int8_codes.CodedQueries.of(side.values, side.lengths, case.k, case.alpha)
+    survivors = absent(side.count, dtype=torch.int64)
+    scan = int8_scan.CertifiedScan(coded, side, case.alpha, False, None, survivors, case.similarity)
+    codes = absent(*gallery.values.shape, dtype=torch.int8)
+    scales, residuals = (absent(*codes.shape[:2], dtype=torch.float32) for _ in range(2))
+    scan.launch(Side(codes, None), scales, residuals, 0, best.Best(side.count, 10, device))
+
+
 OPERATIONS: dict[str, Callable[[Case], Any]] = {
     "scores": scores,
     "gradient": gradient,
     "candidates": reranked,
     "hardest_negatives": hardest_negatives,
     "search": searched,
+    "int8_search": searched_by_codes,
 }
 
 #: One row a path that matters for speed; every one is compiled by the tests, so they are few.
@@ -143,6 +157,8 @@ GUARDED = (
     Case("hardest_negatives", 4, 1024, (4096, 4096)),
     Case("search", 4, 1024, FEW),
     Case("search", 4, 1024, (64, 1_000_000)),
+    Case("int8_search", 4, 1024, FEW),
+    Case("int8_search", 4, 1024, (64, 1_000_000)),
 )
 
 #: Compiled by `bench/sass.py` only.
@@ -165,6 +181,7 @@ OTHERS = (
     Case("gradient", 32, 128),
     *(Case("gradient", 4, 1024, similarity=name) for name in ("chamfer", "maxsim", "mil")),
     Case("search", 4, 1024, (1024, 1_000_000)),
+    Case("int8_search", 4, 1024, (1024, 1_000_000)),
     Case("search", 4, 1024, (16, 1_000_000), ragged=True),
     Case("candidates", 4, 1024, RERANKED, dtype="fp32"),
     Case("candidates", 4, 1024, RERANKED, ragged=True),

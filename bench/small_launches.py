@@ -21,6 +21,9 @@ from report import Report, parser
 from torch import Tensor
 
 import divse
+import divse_kernels
+from divse_kernels.certified import CODE_STEP, certified_search
+from divse_kernels.search import search_blocks
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ CASES = (
     *(Small(5, 29, 5, 4, 64, similarity=name) for name in ("chamfer", "maxsim", "mil")),
     Small(3, 9, 70, 50, 64, similarity="maxsim", ragged=True),
 )
-FEW = (Small(3, 9, 4, 4, 32, HALF), Small(2, 5, 3, 2, 40, HALF, ragged=True))
+FEW = (Small(3, 9, 4, 4, 32, HALF), Small(2, 5, 3, 2, 48, HALF, ragged=True))
 Operation = Callable[[Tensor, Tensor, dict[str, Any]], Tensor]
 
 
@@ -111,6 +114,31 @@ def search(q: Tensor, g: Tensor, options: dict[str, Any]) -> Tensor:
     return divse.search(q, g, 4, excluded=excluded, **options).scores.nan_to_num(neginf=0.0)
 
 
+def int8_search(q: Tensor, g: Tensor, options: dict[str, Any]) -> Tensor:
+    """Scores of the best sets, most of them ruled out by their codes."""
+    if options["impl"] == "reference":
+        return divse.search(q, g, 4, **options).scores
+    codes = divse_kernels.quantise(g, options.get("gallery_lengths"))
+    return certified_search(q, g, *codes, 4, **of_kernels(options))[0]
+
+
+def streamed_search(q: Tensor, g: Tensor, options: dict[str, Any]) -> Tensor:
+    """Scores of the best sets of a gallery that comes in blocks from the host."""
+    if options["impl"] == "reference":
+        return divse.search(q, g, 4, **options).scores
+    lengths, options = options.get("gallery_lengths"), of_kernels(options)
+    options.pop("gallery_lengths", None)
+    starts = range(0, len(g), 16)
+    cut = lambda x, i: None if x is None else x[i : i + 16].cpu()  # noqa: E731
+    blocks = ((i, cut(g, i), cut(lengths, i)) for i in starts)
+    return search_blocks(q, blocks, 4, **options)[0]
+
+
+def of_kernels(options: dict[str, Any]) -> dict[str, Any]:
+    """The keywords that the kernels' own functions take."""
+    return {name: v for name, v in options.items() if name not in ("impl", "unit_norm")}
+
+
 def hardest_negatives(q: Tensor, g: Tensor, options: dict[str, Any]) -> Tensor:
     """Scores of the hardest negatives that were found."""
     groups = torch.arange(len(q), device=q.device), torch.arange(len(g), device=q.device) % len(q)
@@ -120,13 +148,15 @@ def hardest_negatives(q: Tensor, g: Tensor, options: dict[str, Any]) -> Tensor:
     return all_scores.gather(1, found.clamp_min(0)).masked_fill(found < 0, 0.0)
 
 
-#: Function, and the operation of dispatch that it needs.
+#: Function, and the operation of dispatch whose limits are its own.
 OPERATIONS: dict[str, tuple[Operation, str]] = {
     "scores": (scores, "scores"),
     "gradient": (gradient, "scores"),
     "pairs": (pairs, "pairs"),
     "candidates": (candidates, "candidates"),
     "search": (search, "search"),
+    "int8 search": (int8_search, "search"),
+    "streamed search": (streamed_search, "search"),
     "hardest negatives": (hardest_negatives, "hardest_negatives"),
 }
 
@@ -148,6 +178,8 @@ def check(case: Small, name: str, device: torch.device) -> Verdict | str:
     why = refusal(case, needs, q, g, differentiated=name == "gradient")
     if why:
         return why
+    if name == "int8 search" and case.dim % CODE_STEP:
+        return f"codes need D to be a multiple of {CODE_STEP}"
     run = partial(operation, options=options | {"impl": "reference"})
     exact, plain = run(q.double(), g.double()), run(q.float(), g.float())
     fused = operation(q, g, options | {"impl": "triton"})
@@ -170,8 +202,6 @@ def main() -> int:
                 report.add(**row, note=verdict)
             else:
                 report.add(verdict, **row)
-    import divse_kernels
-
     for kernel, count in sorted(divse_kernels.launches.items()):
         report.add(operation="launches", case=kernel, note=str(count))
     return report.finish()
