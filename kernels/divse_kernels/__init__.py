@@ -12,6 +12,7 @@ from divse_kernels.long_sets import LONGEST
 from divse_kernels.mining_ops import hardest_negatives
 from divse_kernels.ops import MAX_SIZE, smooth_chamfer, supports
 from divse_kernels.score_ops import scores
+from divse_kernels.search import search, search_blocks
 
 __all__ = [
     "LONGEST",
@@ -22,6 +23,8 @@ __all__ = [
     "quantise",
     "score_candidates",
     "scores",
+    "search",
+    "search_blocks",
     "smooth_chamfer",
     "supports",
 ]

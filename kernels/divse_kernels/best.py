@@ -54,7 +54,7 @@ def append(
     inside = queries < QUERIES
     thresholds = tl.load(thresholds_ptr + queries, mask=inside, other=0) ^ NO_SCORE
     better = wanted[:, None] & inside[None, :] & (order > thresholds[None, :])
-    if tl.max(tl.max(better.to(tl.int32), axis=1), axis=0) > 0:  # seldom, after the first parts
+    if tl.max(better.to(tl.int32)) > 0:  # seldom, after the first parts
         columns = queries[None, :] + tl.zeros_like(order)
         slots = tl.atomic_add(counts_ptr + columns, 1, mask=better, sem="relaxed")
         keys = (order.to(tl.int64) << 32) | (positions ^ LOW_BITS)[:, None]

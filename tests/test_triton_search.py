@@ -1,0 +1,370 @@
+"""Triton search against a full sort: ties, rows that are too short, bitmaps, streams of blocks."""
+
+import pytest
+import torch
+from tolerance import assert_close_to_float64
+
+from divse.similarity.topk import ordered_topk
+
+pytest.importorskip("divse_kernels")
+
+import divse_kernels as kernels
+from divse_kernels import launches
+from divse_kernels.best import MAX_TOPK, Best, pack, row_width, unpack
+from divse_kernels.launch import Side
+from divse_kernels.search_driver import Driver, drive
+from divse_kernels.search_scan import ExactScan
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+CPU = torch.device("cpu")
+
+
+def unit(*shape, dtype=torch.float32, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    sets = torch.randn(*shape, generator=generator, dtype=torch.float64)
+    return torch.nn.functional.normalize(sets, dim=-1).to(DEVICE, dtype)
+
+
+def bitmap(excluded):
+    """(N,) bools as bytes, the first set in the lowest bit."""
+    padded = torch.nn.functional.pad(excluded.to(torch.uint8), (0, -len(excluded) % 8)).view(-1, 8)
+    return (padded << torch.arange(8, device=excluded.device)).sum(1).to(torch.uint8)
+
+
+def sorted_fully(scores, topk, excluded=None):
+    """The specification: a stable sort of all scores, filled up with -inf and -1."""
+    scores, ids = ordered_topk(scores, scores.shape[1])
+    if excluded is not None:
+        left = [row[~excluded[row]] for row in ids]
+        scores = torch.stack([s[~excluded[row]] for s, row in zip(scores, ids, strict=True)])
+        ids = torch.stack(left)
+    short = max(0, topk - scores.shape[1])
+    scores = torch.nn.functional.pad(scores[:, :topk], (0, short), value=-torch.inf)
+    return scores, torch.nn.functional.pad(ids[:, :topk], (0, short), value=-1)
+
+
+def check(queries, gallery, topk, excluded=None, **options):
+    """Positions must be those of a full sort of the kernel's own scores, which have their test."""
+    found = kernels.search(
+        queries, gallery, topk, excluded=None if excluded is None else bitmap(excluded), **options
+    )
+    scores = kernels.scores(queries, gallery, **options)
+    expected, ids = sorted_fully(scores, topk, excluded)
+    assert torch.equal(found.ids, ids)
+    torch.testing.assert_close(found.scores, expected, rtol=1e-6, atol=1e-6)
+    return found
+
+
+def searched(queries, gallery, topk, width, parts=None, excluded=None, lengths=None):
+    """A search with short rows, so that small galleries are many parts."""
+    best = Best(len(queries), topk, queries.device, width)
+    scan = ExactScan(Side.of(queries, None), 16.0, False, excluded, len(gallery))
+    driver = Driver(scan, best)
+    if parts is None:
+        driver.feed((gallery, lengths), 0)
+        driver.settle()
+    else:
+        drive(driver, parts, queries.device)
+    return best.results()
+
+
+def expect(found, queries, gallery, topk, excluded=None):
+    scores, ids = sorted_fully(kernels.smooth_chamfer(queries, gallery), topk, excluded)
+    assert torch.equal(found[1], ids)
+    torch.testing.assert_close(found[0], scores, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("topk", [1, 10, MAX_TOPK])
+@pytest.mark.parametrize(("b", "n", "k", "size"), [(1, 1, 4, 4), (3, 90, 4, 3), (17, 33, 1, 5)])
+def test_sizes(b, n, k, size, topk):
+    check(unit(b, k, 40), unit(n, size, 40, seed=1), topk)
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 8, 17, 32])
+def test_sizes_of_sets(size):
+    check(unit(3, size, 32), unit(21, 4, 32, seed=1), 5)
+    check(unit(3, 4, 32), unit(21, size, 32, seed=1), 5)
+
+
+def test_no_sets():
+    found = kernels.search(unit(2, 4, 32), unit(0, 4, 32), 3)
+    assert torch.equal(found.ids, torch.full((2, 3), -1, device=DEVICE))
+    assert (found.scores == -torch.inf).all()
+    assert kernels.search(unit(0, 4, 32), unit(5, 4, 32), 3).ids.shape == (0, 3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_scores_are_those_of_float64(dtype):
+    queries, gallery = unit(4, 4, 40), unit(50, 4, 40, dtype=dtype, seed=1)
+    for rounded in (queries.to(dtype), queries):  # the fp32 query of a 16-bit gallery counts
+        found = kernels.search(rounded, gallery, 50)
+        plain, exact = (
+            kernels.smooth_chamfer(rounded.float(), gallery.float()).gather(1, found.ids),
+            double(rounded, gallery).gather(1, found.ids),
+        )
+        assert_close_to_float64(found.scores, plain, exact)
+        assert (exact.diff(dim=1) < 1e-6).all()
+
+
+def double(queries, gallery):
+    c = 16 * torch.einsum("bkd,nld->bnkl", queries.double(), gallery.double())
+    return (c.logsumexp(3).mean(2) + c.logsumexp(2).mean(2)) / 32
+
+
+@pytest.mark.parametrize("similarity", ["chamfer", "maxsim", "mil"])
+def test_other_similarities(similarity):
+    check(unit(3, 4, 32), unit(40, 6, 32, seed=1), 7, similarity=similarity)
+    if similarity == "maxsim":
+        check(unit(3, 4, 32), unit(40, 6, 32, seed=1), 7, similarity=similarity, reduction="mean")
+
+
+@pytest.mark.parametrize("alpha", [1.0, 200.0])
+def test_parameters(alpha):
+    check(unit(3, 4, 32), unit(40, 6, 32, seed=1), 7, alpha=alpha, log_mean=True)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # numpy's, interpreting inf * 0
+def test_ragged_sets_and_padding_that_is_no_number():
+    queries, gallery = unit(5, 3, 32), unit(30, 4, 32, seed=1)
+    lengths = {
+        "query_lengths": torch.arange(5, device=DEVICE) % 3 + 1,
+        "gallery_lengths": torch.arange(30, device=DEVICE) % 4 + 1,
+    }
+    before = check(queries, gallery, 8, **lengths)
+    gallery[torch.arange(4, device=DEVICE) >= lengths["gallery_lengths"][:, None]] = torch.nan
+    after = kernels.search(queries, gallery, 8, **lengths)
+    assert all(torch.equal(a, b) for a, b in zip(after, before, strict=True))
+
+
+@pytest.mark.parametrize("width", [8, 32])
+@pytest.mark.parametrize("kind", ["random", "ascending", "descending", "equal", "copies"])
+def test_rows_that_are_too_short(kind, width):
+    """Scores that ascend beat every threshold: parts fail and are scanned again in halves."""
+    queries, gallery = unit(2, 2, 32), unit(45, 2, 32, seed=1)
+    order = kernels.smooth_chamfer(queries, gallery)[0].argsort()
+    gallery = {
+        "random": gallery,
+        "ascending": gallery[order],
+        "descending": gallery[order.flip(0)],
+        "equal": gallery[:1].expand(45, 2, 32),
+        "copies": gallery[:15].repeat(3, 1, 1),
+    }[kind].contiguous()
+    expect(searched(queries, gallery, 4, width), queries, gallery, 4)
+
+
+def test_a_row_that_is_too_short_costs_scans_and_a_long_one_none():
+    gallery = unit(80, 2, 32, seed=1)
+    gallery = gallery[kernels.smooth_chamfer(gallery[:1], gallery)[0].argsort()]
+    counts = []
+    for width in (16, 128):
+        before = launches["search_scan"]
+        searched(gallery[-1:], gallery, 4, width)
+        counts.append(launches["search_scan"] - before)
+    assert counts[0] > 6 and counts[1] == 1
+
+
+def test_equal_scores_come_by_position_across_parts():
+    queries = unit(3, 4, 32)
+    gallery = queries[:1].expand(50, 4, 32).contiguous()
+    for width in (16, 64):
+        assert (searched(queries, gallery, 6, width)[1] == torch.arange(6, device=DEVICE)).all()
+
+
+def test_not_a_number_is_never_best():
+    gallery = unit(40, 4, 32, seed=1)
+    gallery[::3] = torch.nan
+    found = check(unit(2, 4, 32), gallery, 40)
+    assert (found.ids[:, :26] % 3 != 0).all() and (found.scores[:, 26:] == -torch.inf).all()
+    check(unit(2, 4, 32), torch.full_like(gallery, torch.nan), 3)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.97, 1.0])
+def test_excluded_sets(share):
+    queries, gallery = unit(3, 4, 32), unit(61, 4, 32, seed=1)
+    excluded = torch.rand(61, generator=torch.Generator().manual_seed(2)).to(DEVICE) < share
+    check(queries, gallery, 9, excluded)
+    found = searched(queries, gallery, 9, 16, excluded=bitmap(excluded))
+    expect(found, queries, gallery, 9, excluded)
+
+
+def test_excluded_sets_at_the_front():
+    """No threshold is known where the sets that are left begin."""
+    queries, gallery = unit(3, 4, 32), unit(90, 2, 32, seed=1)
+    excluded = torch.arange(90, device=DEVICE) < 70
+    found = searched(queries, gallery, 5, 16, excluded=bitmap(excluded))
+    expect(found, queries, gallery, 5, excluded)
+
+
+@pytest.mark.parametrize("sizes", [[40], [1, 1, 38], [13, 0, 16, 11]])
+def test_blocks_of_any_sizes(sizes):
+    queries, gallery = unit(3, 4, 32), unit(40, 3, 32, seed=1)
+    excluded = torch.arange(40, device=DEVICE) % 7 == 0
+    starts = torch.tensor([0, *sizes]).cumsum(0).tolist()
+    host = gallery.cpu()
+    blocks = [(a, host[a : a + n], None) for a, n in zip(starts, sizes, strict=False)]
+    found = kernels.search_blocks(queries, blocks, 11, excluded=bitmap(excluded))
+    whole = kernels.search(queries, gallery, 11, excluded=bitmap(excluded))
+    assert torch.equal(found.ids, whole.ids)
+    torch.testing.assert_close(found.scores, whole.scores, rtol=1e-6, atol=1e-6)
+    parts = [(a, (sets, lengths)) for a, sets, lengths in blocks]
+    expect(searched(queries, gallery, 4, 16, parts), queries, gallery, 4)
+
+
+def test_blocks_may_ascend_and_be_of_other_shapes():
+    queries, gallery = unit(2, 2, 32), unit(45, 2, 32, seed=1)
+    gallery = gallery[kernels.smooth_chamfer(queries, gallery)[1].argsort()]
+    wide = torch.cat([gallery, torch.full_like(gallery, torch.nan)], 1)
+    lengths = torch.full((45,), 2)
+    parts = [
+        (0, (gallery[:20].cpu(), None)),
+        (20, (wide[20:35].cpu(), lengths[20:35])),
+        (35, (gallery[35:].cpu(), lengths[35:])),
+    ]
+    expect(searched(queries, gallery, 3, 8, parts), queries, gallery, 3)
+
+
+def test_positions_past_gaps_and_past_32_bits():
+    queries, gallery = unit(2, 4, 32), unit(20, 4, 32, seed=1)
+    blocks = [(5, gallery[:12].cpu(), None), ((1 << 32) - 100, gallery[12:].cpu(), None)]
+    found = kernels.search_blocks(queries, blocks, 20)
+    ids = kernels.search(queries, gallery, 20).ids
+    assert torch.equal(found.ids, torch.where(ids < 12, ids + 5, ids - 12 + (1 << 32) - 100))
+
+
+def test_a_scan_by_bounds_plugs_in():
+    """Bounds are appended, scored exactly, and only then merged."""
+    queries, gallery = unit(3, 4, 32), unit(60, 4, 32, seed=1)
+    exact = kernels.smooth_chamfer(queries, gallery)
+    scored = []
+
+    def scan(part, first, best):
+        ExactScan(Side.of(queries, None), 1.0, False, None, 60)(part, first, best)  # looser
+        positions = best.appended()
+        scored.append(int((positions >= 0).sum()))
+        best.rescore(positions, exact.gather(1, positions.clamp_min(0)))
+
+    loose = kernels.smooth_chamfer(queries, gallery, 1.0)
+    assert (loose >= exact).all()
+    best = Best(3, 5, queries.device, 32)
+    driver = Driver(scan, best)
+    driver.feed((gallery, None), 0)
+    driver.settle()
+    expect(best.results(), queries, gallery, 5)
+    assert sum(scored) >= 3 * 5
+
+
+def test_keys_order_as_scores_then_positions():
+    scores = torch.tensor([-torch.inf, -2.0, -1.0, -1e-30, 0.0, 1e-30, 3.0, torch.inf])
+    positions = torch.tensor([7, 0, (1 << 32) - 2, 3, 4, 5, 6, 1])
+    keys = pack(scores, positions)
+    assert (keys.diff() > 0).all()
+    assert torch.equal(unpack(keys)[0], scores) and torch.equal(unpack(keys)[1], positions)
+    assert pack(torch.tensor(0.0), torch.tensor(1)) > pack(torch.tensor(-0.0), torch.tensor(2))
+    assert unpack(pack(torch.tensor(torch.nan), torch.tensor(2)))[0] == -torch.inf
+
+
+def test_memory_is_bounded_whatever_the_gallery():
+    for topk in (1, 10, 100, MAX_TOPK):
+        best = Best(1024, topk, torch.device("meta"))
+        assert best.keys.nbytes + best.counts.untyped_storage().nbytes() <= 33 << 20
+        assert best.room >= 3 * topk
+    assert row_width(1, 10) >= row_width(16, 10) >= row_width(1024, 10) >= 1024
+    assert row_width(5, 10, sets=20) == 32
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "word"),
+    [
+        ({"topk": 0}, ValueError, "1 to 1000"),
+        ({"topk": 1001}, ValueError, "1001"),
+        ({"alpha": torch.tensor(16.0)}, TypeError, "float"),
+        ({"alpha": -1.0}, ValueError, "alpha"),
+        ({"excluded": torch.zeros(5, dtype=torch.bool)}, ValueError, "bitmap"),
+        ({"excluded": torch.zeros(1, dtype=torch.uint8)}, ValueError, "9 sets"),
+        ({"excluded": torch.zeros(8, dtype=torch.uint8)[::2]}, ValueError, "contiguous"),
+        ({"gallery": torch.zeros(9, 4, 64)}, ValueError, "agree"),
+        ({"similarity": "cosine"}, ValueError, "cosine"),
+        ({"gallery_lengths": torch.ones(3, dtype=torch.int64)}, ValueError, "gallery_lengths"),
+    ],
+)
+def test_what_is_refused_says_why(change, error, word):
+    arguments = {"queries": unit(2, 4, 32), "gallery": unit(9, 4, 32), "topk": 3} | {
+        name: value.to(DEVICE) if isinstance(value, torch.Tensor) else value
+        for name, value in change.items()
+    }
+    with pytest.raises(error, match=word):
+        kernels.search(**arguments)
+
+
+def test_blocks_that_do_not_fit_are_refused():
+    queries, block = unit(2, 4, 32), torch.zeros(3, 4, 32)
+    with pytest.raises(ValueError, match="order"):
+        kernels.search_blocks(queries, [(0, block, None), (2, block, None)], 1)
+    with pytest.raises(ValueError, match="position 0.*agree"):
+        kernels.search_blocks(queries, [(0, torch.zeros(3, 4, 64), None)], 1)
+    with pytest.raises(ValueError, match="below"):
+        kernels.search_blocks(queries, [((1 << 32) - 2, block, None)], 1)
+
+
+def test_a_scan_that_appends_too_much_is_found_out():
+    best = Best(1, 2, CPU, 4)
+
+    def scan(part, first, best):
+        best.state[0] = 1
+
+    driver = Driver(scan, best)
+    driver.feed((torch.zeros(2, 1, 32), None), 0)
+    with pytest.raises(RuntimeError, match="appended more than 2"):
+        driver.settle()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize(
+    ("b", "n", "topk"),
+    [(1, 300_000, 10), (16, 100_000, 1000), (64, 100_000, 10), (700, 50_001, 100)],
+)
+def test_large_galleries(b, n, topk, dtype):
+    queries, gallery = unit(b, 4, 256, dtype=dtype), unit(n, 4, 256, dtype=dtype, seed=1)
+    found = kernels.search(queries, gallery, topk)
+    again = kernels.search(queries, gallery, topk)
+    assert all(torch.equal(a, b) for a, b in zip(found, again, strict=True))
+    expected = kernels.smooth_chamfer(queries, gallery).topk(topk).values
+    torch.testing.assert_close(found.scores, expected, rtol=1e-6, atol=1e-6)
+    assert (found.ids.sort(1).values.diff(dim=1) > 0).all()
+
+
+@pytest.mark.gpu
+def test_memory_beside_the_gallery():
+    queries, gallery = unit(1024, 4, 64).half(), unit(1000, 4, 64, seed=1).half()
+    gallery = gallery.repeat(1000, 1, 1)
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    kernels.search(queries, gallery, MAX_TOPK)
+    assert torch.cuda.max_memory_allocated() - before < 256 << 20
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("pinned", [False, True])
+def test_host_blocks_stream_on_any_stream(pinned):
+    queries, gallery = unit(5, 4, 256).half(), unit(60_000, 4, 256, seed=1).half()
+    whole = kernels.search(queries, gallery, 50)
+    host = gallery.cpu().pin_memory() if pinned else gallery.cpu()
+    blocks = [(a, host[a : a + 7_000], None) for a in range(0, 60_000, 7_000)]
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        found = kernels.search_blocks(queries, blocks, 50)
+    stream.synchronize()
+    assert torch.equal(found.ids, whole.ids) and torch.equal(found.scores, whole.scores)
+
+
+@pytest.mark.gpu
+def test_streamed_blocks_that_ascend_are_scanned_again_in_time():
+    """A part that failed must still be in its staging memory when it is scanned again."""
+    queries, gallery = unit(2, 4, 64).half(), unit(50_000, 4, 64, seed=1).half()
+    gallery = gallery[kernels.smooth_chamfer(queries, gallery)[0].argsort()].contiguous()
+    host = gallery.cpu()
+    blocks = [(a, host[a : a + 5_000], None) for a in range(0, 50_000, 5_000)]
+    found = kernels.search_blocks(queries, blocks, 100)
+    whole = kernels.search(queries, gallery, 100)
+    assert torch.equal(found.ids, whole.ids)
