@@ -7,8 +7,7 @@
 //     |<x, y> - <x', u t>| <= r unit_bound + (|x| + r) p = e_xy
 //
 // Every similarity here is monotone in each cosine, so the similarity of <x', u t> + e_xy is an
-// upper bound of a score and that of <x', u t> - e_xy a lower one. <q, t> is a sum of integers and
-// exact.
+// upper bound of a score. <q, t> is a sum of integers and exact.
 //
 // Slack. The bounds are of scores as the exact kernels compute them, in fp32, with unit roundoff
 // v = 2^-24:
@@ -21,12 +20,13 @@
 //            32 v (K + L + 8) (M + (1 + ln K + ln L) / alpha)   [alpha for Smooth-Chamfer alone],
 //            which is added to the score; M is K |x| unit_bound for the sum of MaxSim.
 //
-// Search. (1) All sets are bounded by the query's first part. (2) Those that may belong to the
-// best are bounded again with both parts, from above and from below; the best lower bounds give
-// the threshold under which a set is lost. (3) What is left is scored by the exact kernels, best
-// bound first, until no bound reaches the exact score of rank topk. A bound that is NaN never loses
-// a set. (4) A batch of queries is scored again with its few best sets in the groups that search
-// makes, because the order of its sums depends on them. So the result is search's, bit for bit.
+// Search. All sets are bounded by the query's first part. Those whose bound reaches the threshold
+// are bounded again with both parts (unless an exact score costs little more), and if they still
+// reach it, scored by the exact kernels: the threshold is the exact score of rank topk so far. A
+// bound that is NaN never loses a set. How many sets are scored exactly depends on how the threads
+// meet; what is found does not. Exact kernels sum in an order that depends on how many queries come
+// together, so a batch's few best sets are scored again in the groups that search makes, and what
+// two orders may differ by is taken off the threshold. So the result is search's, bit for bit.
 #pragma once
 
 #include <cstdint>
@@ -55,9 +55,9 @@ struct Int8Kernel;  // int8_kernel.h
 std::int64_t encode(const Sets& sets, const Int8Kernel& kernel, int threads, std::int8_t* codes,
                     float* scales, float* residuals);
 
-// Upper and lower bounds (B, N) of all scores by `parts` (1 or 2) parts of the queries.
+// Upper bounds (B, N) of all scores by `parts` (1 or 2) parts of the queries.
 void int8_bounds(const Sets& queries, const Codes& codes, Similarity similarity,
-                 const Int8Kernel& kernel, int parts, int threads, float* upper, float* lower);
+                 const Int8Kernel& kernel, int parts, int threads, float* upper);
 
 // The result of search(queries, gallery, ...) with `codes` of that gallery: scores and ids
 // (B, topk), and for each query how many sets were scored exactly. Queries are f32.

@@ -94,7 +94,7 @@ py::tuple python_quantise(const py::object& gallery, const py::kwargs& keywords)
     return py::make_tuple(codes, scales, residuals);
 }
 
-py::tuple python_int8_bounds(const py::object& queries, const py::object& gallery,
+py::array_t<float> python_int8_bounds(const py::object& queries, const py::object& gallery,
                              const py::object& codes, const py::object& scales,
                              const py::object& residuals, int parts, const py::kwargs& keywords) {
     Options options(keywords);
@@ -103,14 +103,13 @@ py::tuple python_int8_bounds(const py::object& queries, const py::object& galler
         throw py::value_error("parts: got " + std::to_string(parts) + ", expected 1 or 2");
     }
     py::array_t<float> upper({call.queries().count, call.gallery().count});
-    py::array_t<float> lower({call.queries().count, call.gallery().count});
-    float *upper_data = upper.mutable_data(), *lower_data = lower.mutable_data();
+    float* upper_data = upper.mutable_data();
     {
         const py::gil_scoped_release unlocked;
         int8_bounds(call.queries(), call.codes, call.similarity, int8_kernel(call.kernel), parts,
-                    call.threads, upper_data, lower_data);
+                    call.threads, upper_data);
     }
-    return py::make_tuple(upper, lower);
+    return upper;
 }
 
 py::tuple python_certified_search(const py::object& queries, const py::object& gallery,

@@ -52,10 +52,9 @@ struct Int8Kernel {
     bool (*encode)(const void* element, Element type, std::int64_t dim, double longest,
                    float* floats, std::int8_t* codes, float* scale, float* residual);
 
-    // Bounds of the sets in the lanes by `parts` parts: upper, and lower unless it is null. Entry
-    // (q - block.first) * stride + lane.
+    // Upper bounds of the sets in the lanes by `parts` parts, at (q - block.first) * stride + lane.
     void (*bound)(const CodeBlock& block, const Codes& gallery, const CodeLanes& sets, int parts,
-                  const Terms& terms, float* upper, float* lower, std::int64_t stride,
+                  const Terms& terms, float* upper, std::int64_t stride,
                   const CodeScratch& scratch);
 };
 

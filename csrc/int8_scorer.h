@@ -42,14 +42,12 @@ public:
                     starts_[V::width - 1] - starts_[0] == (V::width - 1) * longest_;
     }
 
-    // sign 1: bounds from above, -1: from below.
-    void run(float sign, float* out, std::int64_t stride) const {
-        const bool sound = score(sign, terms_.path, out, stride);
-        if (!sound && terms_.path == Path::sums) score(sign, Path::shifted, out, stride);
+    void run(float* out, std::int64_t stride) const {
+        const bool sound = score(terms_.path, out, stride);
+        if (!sound && terms_.path == Path::sums) score(Path::shifted, out, stride);
         for (std::int64_t q = 0; q < block_.count; ++q) {
             float* bounds = out + q * stride;
-            V::store(bounds, V::fma(V::broadcast(sign), V::broadcast(block_.margins[q]),
-                                    V::load(bounds)));
+            V::store(bounds, V::add(V::load(bounds), V::broadcast(block_.margins[q])));
         }
     }
 
@@ -58,7 +56,7 @@ private:
         std::int64_t begin, end;
     };
 
-    bool score(float sign, Path path, float* out, std::int64_t stride) const {
+    bool score(Path path, float* out, std::int64_t stride) const {
         for (std::int64_t q = 0; q < block_.count; ++q) {
             begin<V>(sums(q), longest_, block_.counts[q], path);
         }
@@ -72,7 +70,7 @@ private:
             for (std::int64_t x = 0; x < rows_; x += tile_vectors) {
                 const Range rows{x, least(x + tile_vectors, rows_)};
                 multiply(elements, rows);
-                raise_cosines(elements, rows, sign);
+                raise_cosines(elements, rows);
                 fold_all(elements, rows, path);
             }
         }
@@ -155,15 +153,15 @@ private:
         return rows <= 2 ? rows : (rows + code_rows - 1) / code_rows * code_rows;
     }
 
-    // cosine + sign * error
-    void raise_cosines(Range j, Range x, float sign) const {
+    // cosine + error
+    void raise_cosines(Range j, Range x) const {
         const CodeTerms& first = block_.terms[0];
         const CodeTerms& last = block_.terms[parts_ - 1];
         const std::int64_t row = tile_rows(x) * V::width;
         for (std::int64_t i = x.begin; i < x.end; ++i) {
             const F s1 = V::broadcast(first.scales[i]), s2 = V::broadcast(last.scales[i]);
-            const F weight = V::broadcast(sign * last.weights[i]);
-            const F constant = V::broadcast(sign * last.constants[i]);
+            const F weight = V::broadcast(last.weights[i]);
+            const F constant = V::broadcast(last.constants[i]);
             std::int64_t at = (i - x.begin) * V::width;
             for (std::int64_t e = 0; e < j.end - j.begin; ++e, at += row) {
                 F value = V::mul(s1, I::floats(scratch_.dots[0] + at, first.sums[i]));
@@ -222,11 +220,9 @@ private:
 
 template <class V, class I>
 void bound_sets(const CodeBlock& block, const Codes& gallery, const CodeLanes& sets, int parts,
-                const Terms& terms, float* upper, float* lower, std::int64_t stride,
+                const Terms& terms, float* upper, std::int64_t stride,
                 const CodeScratch& scratch) {
-    const CodeScorer<V, I> scorer(block, gallery, sets, parts, terms, scratch);
-    scorer.run(1.0f, upper, stride);
-    if (lower) scorer.run(-1.0f, lower, stride);
+    CodeScorer<V, I>(block, gallery, sets, parts, terms, scratch).run(upper, stride);
 }
 
 template <class V, class I>

@@ -69,69 +69,80 @@ private:
     std::vector<float> values_;  // a heap, the least on top
 };
 
-// Sets that may belong to the best of one query, shared by all threads.
+// Sets of one query that were scored exactly, shared by all threads.
 class Survivors {
 public:
-    explicit Survivors(Index topk) : lows_(topk) {}
+    // Exact scores that are summed in another order differ by at most `disagreement`.
+    Survivors(Index topk, float disagreement) : rank_(topk), slack_(2 * disagreement) {}
 
     // No set with a bound below this belongs to the best.
     float threshold() const { return threshold_.load(std::memory_order_relaxed); }
 
-    void add(const Index* ids, const float* upper, const float* lower, Index count) {
+    void add(const std::vector<Index>& ids, const float* scores) {
         const std::lock_guard<std::mutex> lock(mutex_);
-        for (Index i = 0; i < count; ++i) threshold_ = lows_.offer(lower[i]);
-        for (Index i = 0; i < count; ++i) {
-            if (!(upper[i] < threshold())) hits_.push_back({upper[i], ids[i]});
+        for (std::size_t i = 0; i < ids.size(); ++i) {
+            threshold_ = rank_.offer(scores[i]) - slack_;
+            if (!(scores[i] < threshold())) hits_.push_back({scores[i], ids[i]});
         }
-        if (hits_.size() < checked_) return;
-        drop_lost();
-        checked_ = 2 * hits_.size() + 1024;
+        count_ += static_cast<Index>(ids.size());
     }
 
-    // Highest bound first, NaN before all.
+    Index count() const { return count_; }
+
+    // Those that may be among the best, whatever the order of the sums.
     std::vector<Hit> take() {
-        drop_lost();
-        std::sort(hits_.begin(), hits_.end(), [](const Hit& a, const Hit& b) {
-            const bool a_nan = a.score != a.score, b_nan = b.score != b.score;
-            if (a_nan || b_nan) return a_nan && (!b_nan || a.id < b.id);
-            return a.score != b.score ? a.score > b.score : a.id < b.id;
-        });
+        const auto lost = [&](const Hit& hit) { return hit.score < threshold(); };
+        hits_.erase(std::remove_if(hits_.begin(), hits_.end(), lost), hits_.end());
         return std::move(hits_);
     }
 
 private:
-    void drop_lost() {
-        const auto lost = [&](const Hit& hit) { return hit.score < threshold(); };
-        hits_.erase(std::remove_if(hits_.begin(), hits_.end(), lost), hits_.end());
-    }
-
     std::mutex mutex_;
     std::atomic<float> threshold_{lowest};
-    RankValue lows_;
+    RankValue rank_;
+    const float slack_;
+    Index count_ = 0;
     std::vector<Hit> hits_;
-    std::size_t checked_ = 1024;
+};
+
+// What all parts of one call work on.
+struct Problem {
+    const Sets &queries, &gallery;
+    const Codes& codes;
+    const Similarity& similarity;
+    const Kernel& kernel;
+    const Int8Kernel& int8;
+    const Terms terms;
+    const std::uint8_t* excluded;
+
+    std::vector<float> exact(Index first_query, Index count, const std::vector<Index>& ids,
+                             int threads) const {
+        std::vector<float> scored(at(count) * ids.size());
+        scores(queries_of(queries, first_query, count), sets_of(gallery, ids), similarity, kernel,
+               threads, scored.data(), {nullptr, 0});
+        return scored;
+    }
 };
 
 // Ranges of the gallery for the queries of one block.
-struct Scan {
-    const CodedQueries& queries;
-    const Codes& gallery;
-    const Int8Kernel& kernel;
-    const Terms& terms;
-    const std::uint8_t* excluded;
-    std::deque<Survivors>& survivors;  // of all queries
+class Scan {
+public:
+    Scan(const Problem& problem, const CodedQueries& queries, std::deque<Survivors>& survivors)
+        : problem_(problem), queries_(queries), survivors_(survivors) {}
 
     void run(Index first, Index last) const {
-        const CodeBlock& block = queries.block();
-        const CodeWorkspace workspace(kernel, block.count, block.elements, gallery.elements);
+        const CodeBlock& block = queries_.block();
+        const Int8Kernel& kernel = problem_.int8;
+        const CodeWorkspace workspace(kernel, block.count, block.elements,
+                                      problem_.codes.elements);
         std::vector<float> bounds(at(block.count * kernel.width));
         std::vector<std::vector<Index>> pending(at(block.count));
         for (Index n = first; n < last; n += kernel.width) {
             const Index count = std::min<Index>(kernel.width, last - n);
-            kernel.bound(block, gallery, {n, count, nullptr}, 1, terms, bounds.data(), nullptr,
-                         kernel.width, workspace.scratch());
+            kernel.bound(block, problem_.codes, {n, count, nullptr}, 1, problem_.terms,
+                         bounds.data(), kernel.width, workspace.scratch());
             for (Index q = 0; q < block.count; ++q) {
-                const float threshold = survivors[at(block.first + q)].threshold();
+                const float threshold = survivors_[at(block.first + q)].threshold();
                 const float* upper = bounds.data() + q * kernel.width;
                 for (Index i = 0; i < count; ++i) {
                     if (!(upper[i] < threshold)) keep(n + i, q, pending[at(q)], workspace);
@@ -143,138 +154,80 @@ struct Scan {
 
 private:
     void keep(Index n, Index q, std::vector<Index>& pending, const CodeWorkspace& workspace) const {
-        if (excluded && excluded[n >> 3] >> (n & 7) & 1) return;
+        if (problem_.excluded && problem_.excluded[n >> 3] >> (n & 7) & 1) return;
         pending.push_back(n);
-        if (static_cast<int>(pending.size()) == kernel.width) refine(q, pending, workspace);
+        if (static_cast<int>(pending.size()) == problem_.int8.width) refine(q, pending, workspace);
     }
 
-    // Bounds by both parts.
+    // Bounds by both parts where an exact score costs much more, then exact scores.
     void refine(Index q, std::vector<Index>& pending, const CodeWorkspace& workspace) const {
+        constexpr Index cheap_cosines = 64;
+        const CodeBlock own = queries_.query(q);
+        Survivors& survivors = survivors_[at(own.first)];
+        if (own.elements * problem_.codes.elements > cheap_cosines && !pending.empty()) {
+            std::vector<float> upper(at(problem_.int8.width));
+            problem_.int8.bound(own, problem_.codes,
+                                {0, static_cast<Index>(pending.size()), pending.data()}, 2,
+                                problem_.terms, upper.data(), problem_.int8.width,
+                                workspace.scratch());
+            std::size_t left = 0;
+            for (std::size_t i = 0; i < pending.size(); ++i) {
+                if (!(upper[i] < survivors.threshold())) pending[left++] = pending[i];
+            }
+            pending.resize(left);
+        }
         if (pending.empty()) return;
-        const auto count = static_cast<Index>(pending.size());
-        const CodeBlock own = queries.query(q);
-        std::vector<float> upper(at(kernel.width)), lower(at(kernel.width));
-        kernel.bound(own, gallery, {0, count, pending.data()}, 2, terms, upper.data(),
-                     lower.data(), kernel.width, workspace.scratch());
-        survivors[at(own.first)].add(pending.data(), upper.data(), lower.data(), count);
+        survivors.add(pending, problem_.exact(own.first, 1, pending, 1).data());
         pending.clear();
     }
+
+    const Problem& problem_;
+    const CodedQueries& queries_;
+    std::deque<Survivors>& survivors_;  // of all queries
 };
 
-// One call of certified_search.
-class Search {
-public:
-    Search(const Sets& queries, const Sets& gallery, const Codes& codes,
-           const Similarity& similarity, const Kernel& kernel, const Int8Kernel& int8,
-           int threads, Index topk)
-        : queries_(queries), gallery_(gallery), codes_(codes), similarity_(similarity),
-          kernel_(kernel), int8_(int8), topk_(topk), threads_(thread_count(threads)) {}
+// Scans for the queries first.., and appends what survives.
+void scan(const Problem& problem, Index first, Index count, Index topk, int threads,
+          std::deque<Survivors>& survivors) {
+    const CodedQueries coded(problem.queries, first, count, problem.similarity,
+                             problem.codes.elements, problem.int8);
+    for (Index q = 0; q < count; ++q) survivors.emplace_back(topk, coded.disagreement(q));
+    const Scan scan(problem, coded, survivors);
+    const Index width = problem.int8.width, sets = problem.codes.count;
+    const Index groups = (sets + width - 1) / width;
+    const Index ranges = threads == 1 ? 1 : std::min<Index>(groups, 8 * threads);
+    parallel_for(ranges, threads, [&](Index range) {
+        const Index begin = groups * range / ranges, end = groups * (range + 1) / ranges;
+        scan.run(begin * width, std::min(end * width, sets));
+    });
+}
 
-    void run(const std::uint8_t* excluded, const Certified& out) {
-        for (Index q = 0; q < queries_.count; q += block_queries()) {
-            scan(q, std::min(block_queries(), queries_.count - q), excluded);
-        }
-        finalists_.resize(at(queries_.count));
-        parallel_for(queries_.count, queries_.count == 1 ? 1 : threads_, [&](Index q) {
-            out.survivors[q] = rescore(q);
-        });
-        for (Index q = 0; q < queries_.count; q += kernel_.width) {
-            finish(q, std::min<Index>(kernel_.width, queries_.count - q), out);
-        }
+// The best of queries first.., scored together as search scores them.
+void finish(const Problem& problem, Index first, Index count, Index topk, int threads,
+            std::deque<Survivors>& survivors, const Certified& out) {
+    std::vector<std::vector<Hit>> hits(at(count));
+    std::vector<Index> ids;
+    for (Index q = 0; q < count; ++q) {
+        hits[at(q)] = survivors[at(first + q)].take();
+        for (const Hit& hit : hits[at(q)]) ids.push_back(hit.id);
     }
-
-private:
-    Index block_queries() const {
-        return std::max<Index>(1, tile_vectors / queries_.elements);
-    }
-
-    void scan(Index first, Index count, const std::uint8_t* excluded) {
-        const CodedQueries coded(queries_, first, count, similarity_, gallery_.elements, int8_);
-        const Terms terms =
-            terms_of(similarity_, std::max(queries_.elements, gallery_.elements));
-        for (Index q = 0; q < count; ++q) {
-            survivors_.emplace_back(topk_);
-            disagreements_.push_back(coded.disagreement(q));
-        }
-        const Scan scan{coded, codes_, int8_, terms, excluded, survivors_};
-        const int threads = worthwhile_threads(threads_, work_of(queries_of(queries_, first, count),
-                                                                 codes_));
-        const Index groups = (codes_.count + int8_.width - 1) / int8_.width;
-        const Index ranges = threads == 1 ? 1 : std::min<Index>(groups, 8 * threads);
-        parallel_for(ranges, threads, [&](Index range) {
-            const Index begin = groups * range / ranges, end = groups * (range + 1) / ranges;
-            scan.run(begin * int8_.width, std::min(end * int8_.width, codes_.count));
-        });
-    }
-
-    // Exact scores of one query's survivors until no bound reaches rank topk; keeps those that
-    // search, which may sum in another order, could rank among the best. Returns how many it scored.
-    Index rescore(Index q) {
-        const std::vector<Hit> hits = survivors_[at(q)].take();
-        const Sets query = queries_of(queries_, q, 1);
-        RankValue rank(topk_);
-        std::vector<Hit> exact;
-        Index batch = (topk_ + kernel_.width - 1) / kernel_.width * kernel_.width;
-        for (std::size_t next = 0; next < hits.size(); batch = std::min<Index>(2 * batch, 4096)) {
-            std::vector<Index> ids;
-            while (next < hits.size() && static_cast<Index>(ids.size()) < batch &&
-                   !(hits[next].score < rank.get())) {
-                ids.push_back(hits[next++].id);
-            }
-            if (ids.empty()) break;
-            std::vector<float> scored(ids.size());
-            scores(query, sets_of(gallery_, ids), similarity_, kernel_,
-                   queries_.count == 1 ? threads_ : 1, scored.data(), {nullptr, 0});
-            for (std::size_t i = 0; i < ids.size(); ++i) {
-                exact.push_back({scored[i], ids[i]});
-                rank.offer(scored[i]);
-            }
-        }
-        const float least = rank.get() - 2 * disagreements_[at(q)];
-        for (const Hit& hit : exact) {
-            if (!(hit.score < least)) finalists_[at(q)].push_back(hit);
-        }
-        return static_cast<Index>(exact.size());
-    }
-
-    // The best of queries first.., scored together as search scores them.
-    void finish(Index first, Index count, const Certified& out) {
-        std::vector<TopK> best(at(count), TopK(topk_));
-        if (queries_.count == 1) {
-            for (const Hit& hit : finalists_[0]) best[0].offer(hit);
+    std::sort(ids.begin(), ids.end());
+    ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
+    std::vector<float> scored;
+    if (problem.queries.count > 1) scored = problem.exact(first, count, ids, threads);
+    for (Index q = 0; q < count; ++q) {
+        TopK best(topk);
+        if (scored.empty()) {
+            for (const Hit& hit : hits[at(q)]) best.offer(hit);
         } else {
-            std::vector<Index> ids;
-            for (Index q = first; q < first + count; ++q) {
-                for (const Hit& hit : finalists_[at(q)]) ids.push_back(hit.id);
-            }
-            std::sort(ids.begin(), ids.end());
-            ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
-            std::vector<float> scored(at(count) * ids.size());
-            scores(queries_of(queries_, first, count), sets_of(gallery_, ids), similarity_, kernel_,
-                   threads_, scored.data(), {nullptr, 0});
-            for (Index q = 0; q < count; ++q) {
-                const float* own = scored.data() + at(q) * ids.size();
-                for (std::size_t i = 0; i < ids.size(); ++i) best[at(q)].offer({own[i], ids[i]});
-            }
+            const float* own = scored.data() + at(q) * ids.size();
+            for (std::size_t i = 0; i < ids.size(); ++i) best.offer({own[i], ids[i]});
         }
-        for (Index q = 0; q < count; ++q) {
-            const Index row = (first + q) * topk_;
-            merge(&best[at(q)], 1, topk_, out.scores + row, out.ids + row);
-        }
+        const Index row = (first + q) * topk;
+        merge(&best, 1, topk, out.scores + row, out.ids + row);
+        out.survivors[first + q] = survivors[at(first + q)].count();
     }
-
-    const Sets& queries_;
-    const Sets& gallery_;
-    const Codes& codes_;
-    const Similarity& similarity_;
-    const Kernel& kernel_;
-    const Int8Kernel& int8_;
-    const Index topk_;
-    const int threads_;
-    std::deque<Survivors> survivors_;  // of all queries, as are the next two
-    std::vector<float> disagreements_;
-    std::vector<std::vector<Hit>> finalists_;
-};
+}
 
 }  // namespace
 
@@ -307,18 +260,17 @@ Index encode(const Sets& sets, const Int8Kernel& kernel, int threads, std::int8_
 }
 
 void int8_bounds(const Sets& queries, const Codes& codes, Similarity similarity,
-                 const Int8Kernel& kernel, int parts, int threads, float* upper, float* lower) {
+                 const Int8Kernel& kernel, int parts, int threads, float* upper) {
     const Terms terms = terms_of(similarity, std::max(queries.elements, codes.elements));
     parallel_for(queries.count, thread_count(threads), [&](Index q) {
         const CodedQueries coded(queries, q, 1, similarity, codes.elements, kernel);
         const CodeWorkspace workspace(kernel, 1, queries.elements, codes.elements);
-        std::vector<float> above(at(kernel.width)), below(at(kernel.width));
+        std::vector<float> bounds(at(kernel.width));
         for (Index n = 0; n < codes.count; n += kernel.width) {
             const Index count = std::min<Index>(kernel.width, codes.count - n);
-            kernel.bound(coded.block(), codes, {n, count, nullptr}, parts, terms, above.data(),
-                         below.data(), kernel.width, workspace.scratch());
-            std::copy_n(above.data(), count, upper + q * codes.count + n);
-            std::copy_n(below.data(), count, lower + q * codes.count + n);
+            kernel.bound(coded.block(), codes, {n, count, nullptr}, parts, terms, bounds.data(),
+                         kernel.width, workspace.scratch());
+            std::copy_n(bounds.data(), count, upper + q * codes.count + n);
         }
     });
 }
@@ -327,8 +279,19 @@ void certified_search(const Sets& queries, const Sets& gallery, const Codes& cod
                       Similarity similarity, const Kernel& kernel, const Int8Kernel& int8,
                       int threads, std::int64_t topk, const std::uint8_t* excluded,
                       const Certified& out) {
-    if (queries.count == 0) return;
-    Search(queries, gallery, codes, similarity, kernel, int8, threads, topk).run(excluded, out);
+    const Problem problem{queries, gallery, codes, similarity, kernel, int8,
+                          terms_of(similarity, std::max(queries.elements, gallery.elements)),
+                          excluded};
+    const Index block = std::max<Index>(1, tile_vectors / queries.elements);
+    threads = worthwhile_threads(thread_count(threads), work_of(queries, codes));
+    std::deque<Survivors> survivors;
+    for (Index q = 0; q < queries.count; q += block) {
+        scan(problem, q, std::min(block, queries.count - q), topk, threads, survivors);
+    }
+    for (Index q = 0; q < queries.count; q += kernel.width) {
+        const Index count = std::min<Index>(kernel.width, queries.count - q);
+        finish(problem, q, count, topk, threads, survivors, out);
+    }
 }
 
 }  // namespace divse
