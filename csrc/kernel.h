@@ -23,6 +23,8 @@ struct QueryBlock {
     std::int64_t groups;           // in lanes: ceil(count / width)
     std::int64_t elements, dim, padded_dim;
     const float* values;
+    const float* columns;          // in rows: also [panel][d][vector][lane], row = vector * width +
+                                   // lane, where rows fill vectors well; null: they do not
     const float* lengths;          // in lanes
     const std::int64_t* counts;    // in rows: (count,) real elements
     bool of_queries;               // false: these are gallery sets (in gradients)
@@ -33,6 +35,7 @@ struct Scratch {
     float* tile;           // cosines of one tile
     float* sums;           // row and column sums and maxima
     float* widened;        // gallery elements of one tile in fp32
+    float* products;       // cosines of query rows in lanes with them
     const void** rows;     // addresses of gallery elements
     std::int64_t* places;  // where in the tile their cosines go
 };

@@ -3,6 +3,7 @@
 
 #include "dot.h"
 #include "fold.h"
+#include "gemm.h"
 #include "kernel.h"
 #include "sets_access.h"
 
@@ -86,6 +87,7 @@ private:
                 places[count] = place;
             }
         }
+        if (block_.columns) return multiply_columns(count, x);
         for (int i = 0; i < row_padding; ++i) scratch_.rows[count + i] = scratch_.rows[0];
         const Rows rows{block_.values, block_.padded_dim, x.begin, x.end - x.begin};
         const Elements elements{scratch_.rows, scratch_.places, count, block_.dim};
@@ -93,6 +95,29 @@ private:
             case Element::f32: return dot_products<V, float>(rows, elements, scratch_.tile);
             case Element::f16: return dot_products<V, Half>(rows, elements, scratch_.tile);
             case Element::bf16: return dot_products<V, Brain>(rows, elements, scratch_.tile);
+        }
+    }
+
+    // Query rows in lanes times the listed elements, which are first read in the order of memory.
+    void multiply_columns(std::int64_t count, Range x) const {
+        const std::int64_t step = V::panel * V::width, dim = block_.dim, rows = x.end - x.begin;
+        const std::int64_t vectors = (rows + V::width - 1) / V::width, stride = vectors * V::width;
+        const Panels panels{block_.columns + x.begin / step * step * dim + x.begin % step, step,
+                            step * dim};
+        const float* elements[tile_elements];
+        for (std::int64_t first = 0; first < count; first += tile_elements) {
+            const std::int64_t some = least(tile_elements, count - first);
+            for (std::int64_t e = 0; e < some; ++e) {
+                float* copy = scratch_.widened + e * dim;
+                copy_floats<V>(gallery_.element, scratch_.rows[first + e], copy, dim);
+                elements[e] = copy;
+            }
+            gemm<V>(elements, some, 1, panels, vectors, dim, scratch_.products, stride, false);
+            for (std::int64_t e = 0; e < some; ++e) {
+                const float* from = scratch_.products + e * stride;
+                float* to = scratch_.tile + scratch_.places[first + e];
+                for (std::int64_t row = 0; row < rows; ++row) to[row * V::width] = from[row];
+            }
         }
     }
 

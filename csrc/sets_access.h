@@ -42,11 +42,20 @@ void widen(const void* element, float* out, std::int64_t dim) {
     for (std::int64_t i = d; i < dim; ++i) out[i] = tail[i - d];
 }
 
+template <class V>
+void copy_floats(Element type, const void* element, float* out, std::int64_t dim) {
+    switch (type) {
+        case Element::f32: return widen<V, float>(element, out, dim);
+        case Element::f16: return widen<V, Half>(element, out, dim);
+        case Element::bf16: return widen<V, Brain>(element, out, dim);
+    }
+}
+
 // The element in fp32: in place, or widened into `memory` (dim floats).
 template <class V>
 const float* floats_of(Element type, const void* element, float* memory, std::int64_t dim) {
     if (type == Element::f32) return static_cast<const float*>(element);
-    (type == Element::f16 ? widen<V, Half> : widen<V, Brain>)(element, memory, dim);
+    copy_floats<V>(type, element, memory, dim);
     return memory;
 }
 

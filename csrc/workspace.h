@@ -36,9 +36,11 @@ public:
 private:
     void pack_lanes(const Sets& queries, const Kernel& kernel);
     void pack_rows(const Sets& queries);
+    void pack_columns(const Kernel& kernel);
 
     QueryBlock block_;
     Floats values_;
+    std::unique_ptr<Floats> columns_;
     std::vector<float> lengths_;
     std::vector<std::int64_t> counts_;
 };
@@ -51,7 +53,7 @@ public:
     const Scratch& scratch() const { return scratch_; }
 
 private:
-    Floats tile_, sums_, widened_;
+    Floats tile_, sums_, widened_, products_;
     std::vector<const void*> rows_;
     std::vector<std::int64_t> places_;
     Scratch scratch_;
