@@ -93,5 +93,48 @@ def candidate_backward(
 ) -> tuple[_Floats, _Floats, float]:
     """As :func:`backward`, of sum(grad_scores * candidate_scores); all are (B, M)."""
 
+def quantise(
+    gallery: _Gallery,
+    *,
+    gallery_lengths: _Ids | None = None,
+    gallery_offsets: _Ids | None = None,
+    gallery_type: str = ...,
+    threads: int = 0,
+    isa: str = "auto",
+) -> tuple[NDArray[np.int8], _Floats, _Floats]:
+    """int8 codes (..., D) of unit vectors, their scales and residuals (...).
+
+    ``divse/similarity/quantise.py`` says what they are: codes and scales are equal to its, residuals
+    up to the last place. Raises ValueError for an element that is not finite or no unit vector.
+    """
+
+def certified_search(
+    queries: _Floats,
+    gallery: _Gallery,
+    codes: NDArray[np.int8],
+    scales: _Floats,
+    residuals: _Floats,
+    topk: int,
+    *,
+    excluded: NDArray[np.uint8] | None = None,
+    **options: Unpack[_Options],
+) -> tuple[_Floats, _Ids, NDArray[np.bool_], _Ids]:
+    """:func:`search` by its codes: scores, ids (B, topk), certified (B,) and survivors (B,).
+
+    Scores and ids are those of :func:`search`, bit for bit; survivors is how many sets were scored
+    exactly, which may vary with the threads.
+    """
+
+def int8_bounds(
+    queries: _Floats,
+    gallery: _Gallery,
+    codes: NDArray[np.int8],
+    scales: _Floats,
+    residuals: _Floats,
+    parts: int,
+    **options: Unpack[_Options],
+) -> _Floats:
+    """Upper bounds (B, N) of :func:`scores` by the first part of the queries' codes, or both."""
+
 def instruction_sets() -> list[str]:
     """Instruction sets that this CPU can run, best first, such as ["avx512", "baseline"]."""

@@ -36,10 +36,12 @@ const T* piece(const std::string& name, const py::object& values,
         }
         if (fits) return static_cast<const T*>(array.data());
     }
-    const py::object shape_got = py::getattr(values, "shape", py::none());
-    throw py::value_error(name + ": got shape " + text(shape_got) + ", expected a C-contiguous " +
-                          text(py::dtype::of<T>()) + " array " +
-                          text(py::tuple(py::cast(shape))) + " as quantise returns it");
+    const auto got = [&](const char* what) { return text(py::getattr(values, what, py::none())); };
+    py::list expected;
+    for (const py::ssize_t size : shape) expected.append(size);
+    throw py::value_error(name + ": got dtype " + got("dtype") + ", shape " + got("shape") +
+                          ", expected C-contiguous " + text(py::dtype::of<T>()) + " " +
+                          text(py::tuple(expected)) + ", as quantise returns them");
 }
 
 // Queries, a gallery and its codes; the arrays belong to the caller for as long as the call lasts.
