@@ -7,6 +7,7 @@
     python bench/sass.py --update-budgets    write what this version of Triton makes of them
     python bench/sass.py --model             the model of speed, measured and predicted
     python bench/sass.py --predict           its prediction for these kernels on an H100
+    python bench/sass.py --update-page       write both into docs/kernels.md
 
 Every kernel is compiled as its launcher would launch it, by the ptxas that Triton brings, and its
 machine code is counted. Exits with 1 if a kernel could not be launched or, with --budgets, if a
@@ -38,6 +39,7 @@ TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 SHARED = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10}  # bytes of one block
 TENSOR_MEMORY = 512  # columns
 BUDGETS = Path(__file__).with_name("sass_budgets.json")
+PAGE = Path(__file__).parents[1] / "docs" / "kernels.md"
 BUDGETED = ("registers", "mufu", "instructions")
 ALLOWED = 1.1  # times its budget
 MATMULS = ("HGMMA", "IGMMA", "HMMA", "IMMA", "UTCHMMA", "UTCIMMA")
@@ -192,15 +194,33 @@ def row(record: dict[str, Any] | None = None) -> str:
     return " ".join(cells).rstrip()
 
 
-def predict() -> None:
-    """The model's prediction for these kernels, and beside it what it is made of."""
+def predict() -> str:
+    """The model's prediction for these kernels, and what it is made of, as text."""
     from report import markdown
-    from sass_model import prediction
+    from sass_model import in_products, prediction
 
     grid = predicted()
     with_record = zip(grid, measure_all(grid, "sm_90"), strict=True)
-    print(markdown([prediction(case, record) for case, record in with_record]))
-    print(f"Triton {triton.__version__}. A model's prediction for one H100, not a measurement.")
+    by_shape = {(case.operation, case.shape): case for case in GUARDED}
+    others = [
+        in_products(by_shape[record["operation"], record["shape"]], record)
+        for record in measure_all(GUARDED, "sm_90")
+    ]
+    note = f"Triton {triton.__version__}. A model's prediction for one H100, not a measurement.\n"
+    tables = markdown([prediction(case, record) for case, record in with_record]), markdown(others)
+    return "\n".join([*tables, note])
+
+
+def update_page() -> None:
+    """Write both tables of the model into docs/kernels.md, between their marks."""
+    from sass_model import report
+
+    text = PAGE.read_text()
+    for option, found in (("--predict", predict()), ("--model", report() + "\n")):
+        start = f"<!-- python bench/sass.py {option} -->\n"
+        head, _, rest = text.partition(start)
+        text = head + start + found + rest[rest.index("<!-- end -->") :]
+    PAGE.write_text(text)
 
 
 def arguments() -> argparse.Namespace:
@@ -212,22 +232,31 @@ def arguments() -> argparse.Namespace:
         "--only", nargs="+", default=[], metavar="WORD", help="words of operation, arch and shape"
     )
     what = result.add_mutually_exclusive_group()
-    for option in ("budgets", "update-budgets", "model", "predict"):
+    for option in ("budgets", "update-budgets", "model", "predict", "update-page"):
         what.add_argument(f"--{option}", action="store_true")
     return result.parse_args()
 
 
 def main() -> int:
-    """Do as the docstring says; 1 if a kernel has a fault."""
+    """Do as the docstring says."""
     args = arguments()
     if args.model:
         from sass_model import report
 
         print(report())
-        return 0
-    if args.predict or args.update_budgets:
-        predict() if args.predict else update_budgets()
-        return 0
+    elif args.predict:
+        print(predict())
+    elif args.update_budgets:
+        update_budgets()
+    elif args.update_page:
+        update_page()
+    else:
+        return judge(args)
+    return 0
+
+
+def judge(args: argparse.Namespace) -> int:
+    """Budgets or table; 1 if a kernel has a fault."""
     wrong = check_budgets() if args.budgets else table(args)
     for text in wrong:
         print(text, file=sys.stderr)

@@ -203,12 +203,31 @@ GOALS = {(4, 1024): ("x cuBLAS", 0.92), (4, 256): ("of floor", 0.70), (32, 128):
 
 def covered(case: Case, record: dict[str, Any]) -> str | None:
     """Why the model has no say on a kernel, or None."""
-    rows_, columns = (int(side) for side in record["tile"].split("x")[:2])
-    if rows_ * columns != TILE or record["warps"] != 8:
+    sides = [int(side) for side in record["tile"].split("x")]
+    if not record["matmul"] or case.operation == "int8_search":
+        return "only bf16 products were measured"
+    if sides[0] * sides[1] != TILE or record["warps"] != 8:
         return f"a tile of {record['tile']} and {record['warps']} warps was never measured"
     if case.dtype == "fp32":
         return "float32 does not use the tensor cores"
     return None
+
+
+def added_cycles(record: dict[str, Any]) -> tuple[int, int]:
+    """Cycles that an epilogue adds to a tile: issue slots, and special functions."""
+    return 2 * (record["epilogue"] - MAXIMUM), 16 * record["mufu"]
+
+
+def in_products(case: Case, record: dict[str, Any]) -> dict[str, Any]:
+    """What the model says about any kernel over all pairs: its time in products by cuBLAS."""
+    row = {"kernel": record["kernel"], "case": f"{case.operation} {case.shape}"}
+    why = covered(case, record)
+    if why:
+        return row | {"note": why}
+    cycles = loop_cycles(case.dims) + max(added_cycles(record))
+    spills = f"spills {record['spills']} bytes, which the model leaves out"
+    products = cycles / cublas_cycles(case.dims)
+    return row | {"products": products, "note": spills if record["spills"] else ""}
 
 
 def prediction(case: Case, record: dict[str, Any]) -> dict[str, Any]:
@@ -217,7 +236,7 @@ def prediction(case: Case, record: dict[str, Any]) -> dict[str, Any]:
     why = covered(case, record)
     if why:
         return row | {"note": why}
-    issue, special = 2 * (record["epilogue"] - MAXIMUM), 16 * record["mufu"]
+    issue, special = added_cycles(record)
     cycles = loop_cycles(case.dims) + max(issue, special)
     hidden = max(loop_cycles(case.dims), issue, special)
     figures = {
