@@ -1,9 +1,14 @@
 """Triton search against a full sort: ties, rows that are too short, bitmaps, streams of blocks."""
 
+import numpy as np
 import pytest
 import torch
 from tolerance import assert_close_to_float64
 
+from divse import EmbeddingSets, search
+from divse.search.gallery import Gallery
+from divse.search.searcher import Searcher
+from divse.similarity.dispatch import calls
 from divse.similarity.topk import ordered_topk
 
 pytest.importorskip("divse_kernels")
@@ -316,6 +321,38 @@ def test_a_scan_that_appends_too_much_is_found_out():
     driver.feed((torch.zeros(2, 1, 32), None), 0)
     with pytest.raises(RuntimeError, match="appended more than 2"):
         driver.settle()
+
+
+@pytest.mark.parametrize("topk", [3, 1003])
+def test_the_api_searches_by_the_kernel(topk):
+    """More results than the kernel serves come from a sort, block by block."""
+    queries, gallery = unit(2, 3, 32), unit(1005 if topk > 3 else 30, 4, 32, seed=1)
+    excluded = torch.arange(len(gallery), device=DEVICE) == 2
+    launched = launches["search_scan"]
+    found, expected = (
+        search(queries, gallery, topk, excluded=excluded, impl=impl)
+        for impl in ("triton", "reference")
+    )
+    assert torch.equal(found.ids, expected.ids) or topk > 3  # near equals may change places
+    torch.testing.assert_close(found.scores, expected.scores, rtol=1e-6, atol=1e-6)
+    assert (launches["search_scan"] > launched) == (topk == 3)
+
+
+@pytest.mark.parametrize("ragged", [False, True])
+def test_a_gallery_streams_from_disk(tmp_path, monkeypatch, ragged):
+    values = unit(90, 4, 32).cpu().numpy()
+    lengths = np.arange(90) % 4 + 1 if ragged else None
+    gallery = Gallery.create(tmp_path / "g", EmbeddingSets(values, lengths))
+    monkeypatch.setattr(Gallery, "blocks", lambda self, whole=Gallery.blocks: whole(self, 6400))
+    heard = []
+    searcher = Searcher(gallery, progress=lambda what, step, total: heard.append(step))
+    before = calls["triton.search"]
+    found = searcher.search(values[:3], 7, impl="triton")
+    expected = searcher.search(values[:3], 7, impl="reference")
+    assert calls["triton.search"] == before + 1  # once for all blocks
+    assert heard == [25, 25, 25, 15] * 2
+    assert (found.ids == expected.ids).all()
+    np.testing.assert_allclose(found.scores, expected.scores, atol=2e-6)
 
 
 @pytest.mark.gpu

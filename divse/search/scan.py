@@ -2,13 +2,15 @@
 
 Each block goes to `divse.similarity.search`, which runs the C++ or Triton kernel where it can;
 only the best `topk` of each query are kept. Later blocks have later positions, so a stable merge
-keeps ties in the order of position.
+keeps ties in the order of position. Where a GPU scores, host blocks stream to it: one is copied
+while the one before is scanned.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +18,7 @@ from torch import Tensor
 
 from divse.sets import EmbeddingSets, as_tensor
 from divse.similarity.api import search as search_in_memory
+from divse.similarity.streaming import search_stream, streams
 from divse.similarity.topk import ordered_topk
 
 
@@ -55,22 +58,47 @@ def exact_scan(
 ) -> Hits:
     """Return the best `topk` scores and positions (B, topk) over all blocks, ties by position.
 
-    `blocks` yields (position of the first set, sets (n, L, D)) in order of position, on the
-    device of `queries` (B, K, D), both torch. `progress` hears the number of sets of each block.
+    `blocks` yields (position of the first set, sets (n, L, D)) in order of position, on any
+    device; results are on that of `queries` (B, K, D). `progress` hears the number of sets of each
+    block.
     """
-    queries = queries.torch()
+    queries, told = queries.torch(), _told(blocks, progress)
+    first = next(told, None)
+    if first is None:
+        raise ValueError("there is nothing to search: the gallery gave no blocks")
+    blocks = chain([first], told)
+    if streams(queries, first[1], topk, scoring.similarity, scoring.impl):
+        return Hits(*search_stream(queries, blocks, topk, **scoring.keywords()))
+    return _block_by_block(queries, blocks, topk, scoring)
+
+
+def _told(
+    blocks: Iterable[tuple[int, EmbeddingSets]], progress: Callable[[int], object] | None
+) -> Iterator[tuple[int, EmbeddingSets]]:
+    """The same blocks; `progress` hears of each when it was worked on."""
+    for start, block in blocks:
+        yield start, block
+        if progress is not None:
+            progress(len(block))
+
+
+def _block_by_block(
+    queries: EmbeddingSets,
+    blocks: Iterable[tuple[int, EmbeddingSets]],
+    topk: int,
+    scoring: Scoring,
+) -> Hits:
+    """Search each block on its own and keep the best of all."""
+    device = as_tensor(queries.values).device
     best: Hits | None = None
     for start, block in blocks:
         count = min(topk, len(block))
         found = search_in_memory(
-            queries, block.torch(), count, impl=scoring.impl, **scoring.keywords()
+            queries, block.torch(device), count, impl=scoring.impl, **scoring.keywords()
         )
         shifted = Hits(as_tensor(found.scores), as_tensor(found.ids) + start)
         best = shifted if best is None else merge(best, shifted, topk)
-        if progress is not None:
-            progress(len(block))
-    if best is None:
-        raise ValueError("there is nothing to search: the gallery gave no blocks")
+    assert best is not None
     return best
 
 

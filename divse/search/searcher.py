@@ -11,7 +11,7 @@ does, or the plan "prefilter" when it is named.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -171,7 +171,7 @@ class Searcher:
         if chosen == "prefilter":
             return self._prefiltered(sets.numpy(), topk, depth, scoring), False
         step = self._tell("scan", len(self.gallery))
-        found = exact_scan(sets.torch(self.device), self._blocks(), topk, scoring, step)
+        found = exact_scan(sets.torch(self.device), self.gallery.blocks(), topk, scoring, step)
         return TopK(found.scores.cpu().numpy(), found.positions.cpu().numpy()), True
 
     def _prefiltered(
@@ -242,10 +242,6 @@ class Searcher:
             )
         if depth is not None and depth < 1:
             raise ValueError(f"depth: got {depth}, expected at least 1")
-
-    def _blocks(self) -> Iterator[tuple[int, EmbeddingSets]]:
-        for start, block in self.gallery.blocks():
-            yield start, block.torch(self.device)
 
     def _tell(self, what: str, total: int) -> Callable[[int], object] | None:
         if self._progress is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import chain
 from typing import Any
 
 import torch
@@ -34,7 +36,7 @@ def why_not(operation: str, queries: Sets, gallery: Sets, similarity: Similarity
     # Without the sets themselves, as a conversion would copy them.
     q, g = queries.values[:0], gallery.values[:0]
     reason: str | None
-    if operation == "candidates":
+    if operation in ("candidates", "search"):
         reason = divse_kernels.supports(_query_dtype(q, g), g, mixed=True)
     else:
         long = operation == "scores" and not differentiable
@@ -103,7 +105,57 @@ def search(
     excluded: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """The best ``topk`` scores and positions (B, topk)."""
-    return blocked.search(scores, queries, gallery, topk, similarity, parameters, excluded)
+    import divse_kernels
+
+    if topk > most_results():
+        return blocked.search(scores, queries, gallery, topk, similarity, parameters, excluded)
+    found: tuple[Tensor, Tensor] = divse_kernels.search(
+        _query_dtype(queries.values, gallery.values),
+        gallery.values,
+        topk,
+        query_lengths=queries.lengths,
+        gallery_lengths=gallery.lengths,
+        excluded=excluded,
+        similarity=similarity.name,
+        **_known(parameters),
+    )
+    return found
+
+
+def search_blocks(
+    queries: Sets,
+    blocks: Iterable[tuple[int, Sets]],
+    topk: int,
+    similarity: Similarity,
+    parameters: dict[str, Any],
+) -> tuple[Tensor, Tensor]:
+    """The same in a gallery that comes in blocks (position of the first set, sets on the host)."""
+    import divse_kernels
+
+    blocks = iter(blocks)
+    start = next(blocks)
+    found: tuple[Tensor, Tensor] = divse_kernels.search_blocks(
+        _query_dtype(queries.values, start[1].values),
+        ((first, sets.values, sets.lengths) for first, sets in chain([start], blocks)),
+        topk,
+        query_lengths=queries.lengths,
+        similarity=similarity.name,
+        **_known(parameters),
+    )
+    return found
+
+
+def most_results() -> int:
+    """The largest ``topk`` of the search kernels; beyond, scores are sorted block by block."""
+    import divse_kernels
+
+    return int(divse_kernels.MAX_TOPK)
+
+
+def _known(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Parameters with alpha as a number: a search has no gradient, and the kernels run faster."""
+    alpha = parameters.get("alpha")
+    return parameters | {"alpha": float(alpha)} if isinstance(alpha, Tensor) else parameters
 
 
 def hardest_negatives(

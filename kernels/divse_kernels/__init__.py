@@ -4,6 +4,7 @@ Nothing of size (B K) x (N L) is ever in memory. Importing needs torch and trito
 TRITON_INTERPRET=1 set before, the kernels run on CPU tensors in Triton's interpreter.
 """
 
+from divse_kernels.best import MAX_TOPK
 from divse_kernels.candidates import score_candidates
 from divse_kernels.certified import certified_search
 from divse_kernels.int8_codes import quantise
@@ -17,6 +18,7 @@ from divse_kernels.search import search, search_blocks
 __all__ = [
     "LONGEST",
     "MAX_SIZE",
+    "MAX_TOPK",
     "certified_search",
     "hardest_negatives",
     "launches",
