@@ -1,13 +1,10 @@
 """divse_native against float64, on every instruction set that this CPU has."""
 
-import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-import torch
 from native_cases import (
     ALPHAS,
     SHAPES,
@@ -175,54 +172,6 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert int(ran.stdout) < 16 * 1024  # KiB
-
-
-@every_isa
-def test_same_bits_for_any_number_of_threads(isa, rng):
-    queries, gallery = make_sets(rng, 70, 4, 64), make_sets(rng, 300, 4, 64)
-    grads = rng.standard_normal((70, 300)).astype("float32")
-
-    def everything(threads):
-        options = {"alpha": 16.0, "isa": isa, "threads": threads}
-        return (
-            divse_native.scores(queries, gallery, **options),
-            *divse_native.search(queries, gallery, 7, **options),
-            *divse_native.backward(queries, gallery, grads, **options),
-        )
-
-    one = everything(1)
-    for threads in (2, 5):
-        for a, b in zip(everything(threads), one, strict=True):
-            np.testing.assert_array_equal(a, b)
-
-
-def test_calls_from_many_python_threads_beside_torch(rng):
-    queries, gallery = make_sets(rng, 40, 4, 32), make_sets(rng, 500, 4, 32)
-    expected = divse_native.search(queries, gallery, 5, alpha=16.0)
-
-    def call(i):
-        if i % 3 == 0:
-            torch.einsum("bkd,nld->bnkl", torch.from_numpy(queries), torch.from_numpy(gallery))
-        return divse_native.search(queries, gallery, 5, alpha=16.0, threads=2)
-
-    with ThreadPoolExecutor(8) as pool:
-        for best, ids in pool.map(call, range(24)):
-            assert (best == expected[0]).all() and (ids == expected[1]).all()
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="fork is what is tested")
-def test_works_in_a_forked_child(rng):
-    queries, gallery = make_sets(rng, 40, 4, 32), make_sets(rng, 500, 4, 32)
-    script = f"""
-import multiprocessing, numpy as np, divse_native
-sets = np.ones({queries.shape}, np.float32), np.ones({gallery.shape}, np.float32)
-def call(_):
-    return divse_native.scores(*sets, alpha=1.0, threads=2).sum()
-first = call(0)
-with multiprocessing.get_context("fork").Pool(2) as pool:
-    assert pool.map(call, range(4)) == [first] * 4
-"""
-    subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True, timeout=60)
 
 
 def test_no_queries_and_no_gallery(rng):

@@ -95,6 +95,23 @@ def test_bfloat16_of_any_dim(isa, dim, rng):
 
 
 @every_isa
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_packed_sets_in_any_strides(isa, dtype, rng):
+    sets, lengths = make_sets(rng, 20, 3, 31), make_lengths(rng, 20, 3)
+    values, offsets = packed(sets, lengths)
+    values = as_bfloat16(values)[0] if dtype == "bfloat16" else values.astype(dtype)
+    options = {"gallery_offsets": offsets, "gallery_type": dtype, "isa": isa}
+    wide = np.zeros((len(values), 40), values.dtype)
+    wide[:, 5:36] = values
+    unaligned = np.frombuffer(b"\0" + values.tobytes(), np.uint8)[1:].view(values.dtype)
+    for count in (1, 9, 17):
+        queries = make_sets(rng, count, 4, 31)
+        expected = divse_native.scores(queries, values, **options)
+        for same in (wide[:, 5:36], values[::-1].copy()[::-1], unaligned.reshape(values.shape)):
+            assert (divse_native.scores(queries, same, **options) == expected).all()
+
+
+@every_isa
 def test_every_bfloat16_is_read_exactly(isa):
     """The only cosine of one-element sets is their product with one, without rounding."""
     bits = np.arange(1 << 16, dtype=np.uint16)
