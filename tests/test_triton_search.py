@@ -15,8 +15,9 @@ pytest.importorskip("divse_kernels")
 
 import divse_kernels as kernels
 from divse_kernels import launches
-from divse_kernels.best import MAX_TOPK, Best, pack, row_width, unpack
+from divse_kernels.best import MAX_TOPK, Best, row_width, unpack
 from divse_kernels.launch import Side
+from divse_kernels.rescoring import appended, rescore
 from divse_kernels.search_driver import Driver, drive
 from divse_kernels.search_scan import ExactScan
 
@@ -240,13 +241,12 @@ def test_a_scan_by_bounds_plugs_in():
     """Bounds are appended, scored exactly, and only then merged."""
     queries, gallery = unit(3, 4, 32), unit(60, 4, 32, seed=1)
     exact = kernels.smooth_chamfer(queries, gallery)
-    scored = []
+    scored = torch.zeros(3, dtype=torch.int64, device=DEVICE)
 
     def scan(part, first, best):
         ExactScan(Side.of(queries, None), 1.0, False, None, 60)(part, first, best)  # looser
-        positions = best.appended()
-        scored.append(int((positions >= 0).sum()))
-        best.rescore(positions, exact.gather(1, positions.clamp_min(0)))
+        chosen = appended(best, first, scored)
+        rescore(best, chosen, exact.gather(1, (chosen + first).clamp_min(0)), first)
 
     loose = kernels.smooth_chamfer(queries, gallery, 1.0)
     assert (loose >= exact).all()
@@ -255,17 +255,29 @@ def test_a_scan_by_bounds_plugs_in():
     driver.feed((gallery, None), 0)
     driver.settle()
     expect(best.results(), queries, gallery, 5)
-    assert sum(scored) >= 3 * 5
+    assert (scored >= 5).all()
+
+
+def keys_of(scores, positions):
+    """Keys (8,) as the kernels make them."""
+    best = Best(1, 1, torch.device(DEVICE), 8)
+    rescore(
+        best, torch.tensor([positions], device=DEVICE), torch.tensor([scores], device=DEVICE), 0
+    )
+    return best.keys[0]
 
 
 def test_keys_order_as_scores_then_positions():
-    scores = torch.tensor([-torch.inf, -2.0, -1.0, -1e-30, 0.0, 1e-30, 3.0, torch.inf])
-    positions = torch.tensor([7, 0, (1 << 32) - 2, 3, 4, 5, 6, 1])
-    keys = pack(scores, positions)
+    scores = [-torch.inf, -2.0, -1.0, -1e-30, 0.0, 1e-30, 3.0, torch.inf]
+    positions = [7, 0, (1 << 32) - 2, 3, 4, 5, 6, 1]
+    keys = keys_of(scores, positions)
     assert (keys.diff() > 0).all()
-    assert torch.equal(unpack(keys)[0], scores) and torch.equal(unpack(keys)[1], positions)
-    assert pack(torch.tensor(0.0), torch.tensor(1)) > pack(torch.tensor(-0.0), torch.tensor(2))
-    assert unpack(pack(torch.tensor(torch.nan), torch.tensor(2)))[0] == -torch.inf
+    found = unpack(keys)
+    assert found[0].tolist() == torch.tensor(scores).tolist()
+    assert found[1].tolist() == positions
+    zeros = keys_of([0.0, -0.0, torch.nan, *scores[3:]], [1, 2, 3, *positions[3:]])
+    assert zeros[0] > zeros[1]
+    assert unpack(zeros)[0][2] == -torch.inf
 
 
 def test_memory_is_bounded_whatever_the_gallery():

@@ -119,7 +119,7 @@ class Progress:
             self._state = torch.empty(2, dtype=torch.int32, pin_memory=True)
             self._state.copy_(state, non_blocking=True)
             self._event = torch.cuda.Event()
-            self._event.record()
+            self._event.record(torch.cuda.current_stream(state.device))
 
     def read(self) -> tuple[bool, int]:
         """Whether a row was too short, and the number of merges done before."""
@@ -178,16 +178,6 @@ class Best:
         self.counts.copy_(self.kept)
         self.state.zero_()
 
-    def appended(self) -> Tensor:
-        """Positions (B, WIDTH) of what was appended after the last merge; -1 in other slots."""
-        slots = torch.arange(self.width, device=self.keys.device)
-        new = (slots >= self.kept[:, None]) & (slots < self.counts[:, None])
-        return torch.where(new, unpack(self.keys)[1], -1)
-
-    def rescore(self, positions: Tensor, scores: Tensor) -> None:
-        """Give what `appended` returned its scores (B, WIDTH): bounds become exact."""
-        self.keys = torch.where(positions < 0, self.keys, pack(scores, positions))
-
     def results(self) -> tuple[Tensor, Tensor]:
         """Scores and positions (B, topk), best first; -inf and -1 where nothing is left."""
         slots = torch.arange(self.topk, device=self.keys.device)
@@ -196,13 +186,6 @@ class Best:
         scores, positions = unpack(keys)
         none = keys == NO_KEY.value
         return scores.masked_fill(none, -torch.inf), positions.masked_fill(none, -1)
-
-
-def pack(scores: Tensor, positions: Tensor) -> Tensor:
-    """Keys of float32 scores and positions of one shape."""
-    bits = (scores.masked_fill(scores.isnan(), -torch.inf) + 0.0).view(torch.int32)
-    order = bits ^ ((bits >> 31) & 0x7FFFFFFF)
-    return (order.to(torch.int64) << 32) | (MAX_POSITION - positions)
 
 
 def unpack(keys: Tensor) -> tuple[Tensor, Tensor]:

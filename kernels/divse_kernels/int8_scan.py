@@ -7,12 +7,11 @@ to find what a search of the exact embeddings finds.
 
 import dataclasses
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from divse_kernels import candidates, int8_tile
+from divse_kernels import candidates, int8_tile, rescoring
 from divse_kernels.best import Best, append
 from divse_kernels.int8_codes import CodedQueries
 from divse_kernels.int8_tile import tile_bounds
@@ -148,14 +147,11 @@ class CertifiedScan:
         codes, scales, residuals, values, lengths = part
         gallery = Side.of(values, lengths)
         self.launch(Side(codes, gallery.lengths), scales, residuals, first, best)
-        positions = best.appended()
-        found = positions >= 0
-        chosen = torch.where(found, positions - first, -1)
-        exact = candidates.scores(
+        chosen = rescoring.appended(best, first, self.survivors)
+        scores = candidates.scores(
             self.queries, gallery, chosen, self.alpha, self.log_mean, self.similarity
         )
-        best.rescore(positions, exact)
-        self.survivors.add_(found.sum(1))
+        rescoring.rescore(best, chosen, scores, first)
 
     def launch(
         self, gallery: Side, scales: Tensor, residuals: Tensor, first: int, best: Best

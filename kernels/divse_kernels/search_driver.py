@@ -8,8 +8,8 @@ halves: half by half, each fits in the end.
 
 Any scan plugs in. `Scan` is called with a part and the position of its first set, and appends with
 `best.append`, in any order, at least the sets that belong to the best `topk`; before it returns,
-their keys must be exact, so a scan by upper bounds (no bound may be NaN) then scores
-`best.appended()` exactly and puts that in by `best.rescore`. Nothing may wait for the device.
+their keys must be exact, so a scan by upper bounds (no bound may be NaN) then scores what it
+appended exactly and puts that in (rescoring.py). Nothing may wait for the device.
 """
 
 import math
