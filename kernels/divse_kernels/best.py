@@ -167,6 +167,7 @@ class Best:
                 WIDTH=self.width,
                 BLOCK_B=block,
                 num_warps=max(1, min(16, self.width // 256)),
+                enable_fp_fusion=True,
             )
 
     def progress(self) -> Progress:

@@ -67,6 +67,7 @@ def appended(best: Best, first: int, numbers: Tensor) -> Tensor:
             first,
             WIDTH=best.width,
             num_warps=max(1, min(8, best.width // 256)),
+            enable_fp_fusion=True,
         )
     return candidates
 
@@ -76,5 +77,12 @@ def rescore(best: Best, candidates: Tensor, scores: Tensor, first: int) -> None:
     launches["put_scores"] += 1
     with on_device(best.keys.device):
         put_scores[(triton.cdiv(candidates.numel(), BLOCK),)](
-            best.keys, candidates, scores, first, candidates.numel(), BLOCK=BLOCK, num_warps=4
+            best.keys,
+            candidates,
+            scores,
+            first,
+            candidates.numel(),
+            BLOCK=BLOCK,
+            num_warps=4,
+            enable_fp_fusion=True,
         )
