@@ -144,7 +144,7 @@ def timer(call):
     return next(clock)
 call = lambda: torch.autograd.grad(smooth_chamfer(q, g).sum(), (q, g))
 found = tune(call, timer, seconds=2.0)
-print(sorted({result.kernel for result in found}), [r.measured > 1 for r in found])
+print(*(f"{r.kernel} {r.measured > 1}" for r in found))
 """
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     kernels = str(Path(__file__).parents[1] / "kernels")
@@ -152,5 +152,18 @@ print(sorted({result.kernel for result in found}), [r.measured > 1 for r in foun
     words = [sys.executable, "-c", script]
     result = subprocess.run(words, capture_output=True, text=True, env=environment)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.strip() == "['backward', 'forward'] [True, True, True]"
+    assert "forward True" in result.stdout and "False" not in result.stdout
+    assert result.stdout.count("True") >= 2  # and the gradient's
     assert len(list(cache.glob("tiles-interpreter-*.json"))) == 1
+
+
+@pytest.mark.gpu
+def test_the_main_shapes_are_tuned_on_a_gpu(cache):
+    """One of them, for a second: what is kept is launched afterwards and gives the same."""
+    from divse_kernels.tuned_shapes import scores
+
+    call = scores(16, 4096, 4, 256)
+    before = call()
+    for result in tune(call, seconds=1.0):
+        assert result.best_ms <= result.default_ms
+    assert same(call(), before) and len(list(cache.iterdir())) == 1

@@ -32,7 +32,6 @@ DOUBLED = {  # fields that go in powers of two, and their ranges
     "block_m": (16, 256),
     "block_n": (16, 256),
     "block_d": (16, 256),
-    "block_o": (64, 256),
     "num_warps": (2, 8),
     "repeats": (1, 4),
 }
@@ -68,7 +67,7 @@ def neighbours(tile: Tile, problem: Problem) -> Iterator[Tile]:
         low, high = max(low, least.get(name, low)), min(high, most.get(name, high))
         value = getattr(tile, name)
         for other in (value // 2, value * 2):
-            if value and low <= other <= high:
+            if low <= other <= high:
                 yield replace(tile, **{name: other})
     for factor in (0.5, 2):
         rows, warps = int(tile.block_m * factor), int(tile.num_warps * factor)
@@ -162,38 +161,6 @@ def same(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
-def _unit(*shape: int) -> Tensor:
-    values = torch.randn(*shape, device="cuda", dtype=torch.bfloat16)
-    return torch.nn.functional.normalize(values, dim=-1)
-
-
-def _scores(queries: int, gallery: int, k: int, dims: int) -> Call:
-    from divse_kernels import smooth_chamfer
-
-    return partial(smooth_chamfer, _unit(queries, k, dims), _unit(gallery, k, dims))
-
-
-def _gradient(batch: int, k: int, dims: int) -> Call:
-    from divse_kernels import smooth_chamfer
-
-    q, g = (_unit(batch, k, dims).requires_grad_() for _ in range(2))
-    weights = torch.randn(batch, batch, device="cuda")
-    return lambda: torch.autograd.grad((smooth_chamfer(q, g) * weights).sum(), (q, g))
-
-
-#: The shapes that are tuned, those that matter most first.
-SHAPES: dict[str, Callable[[], Call]] = {
-    "scores 1024 x 65536 K=4 D=1024": partial(_scores, 1024, 65_536, 4, 1024),
-    "scores 1024 x 131072 K=4 D=256": partial(_scores, 1024, 131_072, 4, 256),
-    "scores 1 x 524288 K=4 D=1024": partial(_scores, 1, 524_288, 4, 1024),
-    "scores 64 x 524288 K=4 D=1024": partial(_scores, 64, 524_288, 4, 1024),
-    "gradient 4096 K=4 D=1024": partial(_gradient, 4096, 4, 1024),
-    "scores 128 x 32768 K=32 D=128": partial(_scores, 128, 32_768, 32, 128),
-    "scores 512 x 32768 K=8 D=512": partial(_scores, 512, 32_768, 8, 512),
-    "scores 256 x 32768 K=16 D=256": partial(_scores, 256, 32_768, 16, 256),
-}
-
-
 def line(shape: str, result: Result) -> str:
     """What was found, in words."""
     gain = result.default_ms / result.best_ms
@@ -214,6 +181,8 @@ def main() -> int:
     if not torch.cuda.is_available():
         print("divse_kernels.autotune measures on a GPU, and torch finds none here.")
         return 1
+    from divse_kernels.tuned_shapes import SHAPES
+
     for shape, build in SHAPES.items():
         if set(args.only) <= set(shape.split()):
             for result in tune(build(), seconds=args.seconds):
