@@ -1,7 +1,4 @@
-"""Galleries on disk: round trips, what is refused on the way in, and damage that is found."""
-
-import json
-import shutil
+"""Galleries on disk: round trips, changes, and what is refused on the way in."""
 
 import hypothesis
 import numpy as np
@@ -9,39 +6,14 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 import torch
+from gallery_cases import assert_same, ragged, sets, vectors
 from hypothesis import strategies as st
 
 from divse.search import intake
-from divse.search.durable import checksum_bytes
 from divse.search.gallery import Gallery
 from divse.search.manifest import GalleryError
 from divse.sets import EmbeddingSets
 from divse.similarity.quantise import quantise
-
-
-def vectors(*shape: int, seed: int = 0) -> np.ndarray:
-    values = np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
-    return values / np.linalg.norm(values, axis=-1, keepdims=True)
-
-
-def sets(n: int = 20, k: int = 4, d: int = 8, seed: int = 0) -> EmbeddingSets:
-    return EmbeddingSets(vectors(n, k, d, seed=seed))
-
-
-def ragged(n: int = 20, k: int = 5, d: int = 8, seed: int = 0) -> EmbeddingSets:
-    lengths = np.random.default_rng(seed + 1).integers(1, k + 1, n)
-    values = vectors(n, k, d, seed=seed)
-    values[np.arange(k) >= lengths[:, None]] = np.nan  # padding may hold anything
-    return EmbeddingSets(values, lengths)
-
-
-def assert_same(stored: EmbeddingSets, given: EmbeddingSets, dtype: str) -> None:
-    lengths = np.full(len(given), given.k) if given.lengths is None else given.lengths
-    for row, length in enumerate(np.asarray(lengths)):
-        expected = np.asarray(given.values[row, :length]).astype(dtype)
-        np.testing.assert_array_equal(stored.values[row, :length], expected)
-        if stored.lengths is not None:
-            assert stored.lengths[row] == length
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
@@ -217,24 +189,6 @@ def test_export_can_be_read_back(tmp_path, make, name):
     assert not list(tmp_path.glob(".*"))
 
 
-def test_full_disk_leaves_the_old_state(tmp_path, monkeypatch):
-    gallery = Gallery.create(tmp_path / "g", sets())
-    before = sorted(tmp_path.rglob("*"))
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    for name in ("os.replace", "os.fsync", "divse.search.durable.checksum_file"):
-        with monkeypatch.context() as broken:
-            broken.setattr(name, full)
-            with pytest.raises(OSError, match="No space left"):
-                gallery.add(sets(seed=1))
-            with pytest.raises(OSError, match="No space left"):
-                Gallery.create(tmp_path / "new", sets())
-        assert sorted(tmp_path.rglob("*")) == before
-    assert len(gallery.add(sets(seed=1))) == 40
-
-
 def test_what_a_killed_build_left_is_no_obstacle(tmp_path):
     (tmp_path / "g" / "segment-000000-01234567").mkdir(parents=True)
     (tmp_path / "g" / "segment-000000-01234567" / "embeddings.npy").touch()
@@ -330,149 +284,6 @@ def test_columns_of_any_arrow_type(tmp_path):
     assert gallery.add(sets(1, seed=1), columns={"tags": [["d"]], "none": [None]}).take_rows(
         [2, 3]
     )[1] == {"id": 3, "tags": ["d"], "none": None}
-
-
-# --- damage
-
-
-@pytest.fixture
-def stored(tmp_path):
-    Gallery.create(tmp_path / "g", ragged(), [f"set {row}" for row in range(20)])
-    return tmp_path / "g"
-
-
-def segment(folder):
-    return next(folder.glob("segment-*"))
-
-
-def edit_manifest(folder, sign=True, **changes):
-    path = folder / "manifest.json"
-    content = {**json.loads(path.read_text()), **changes}
-    if sign:
-        content.pop("checksum")
-        text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-        content["checksum"] = checksum_bytes(text.encode())
-    path.write_text(json.dumps(content))
-
-
-@pytest.mark.parametrize("name", ["embeddings.npy", "offsets.npy", "rows.arrow"])
-def test_file_damage_is_found_and_named(stored, name):
-    path = segment(stored) / name
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-1])
-    with pytest.raises(GalleryError, match=f"{name} is truncated"):
-        Gallery.open(stored)
-    path.write_bytes(whole + b"x")
-    with pytest.raises(GalleryError, match=f"{name} is too long"):
-        Gallery.open(stored)
-    path.unlink()
-    with pytest.raises(GalleryError, match=f"{name} is missing"):
-        Gallery.open(stored)
-    path.write_bytes(whole)
-    Gallery.open(stored).verify()
-    flipped = bytearray(whole)
-    flipped[len(whole) // 2] ^= 1
-    path.write_bytes(bytes(flipped))
-    with pytest.raises(GalleryError, match=name):
-        Gallery.open(stored).verify()
-
-
-def test_header_that_does_not_fit_the_manifest(stored):
-    path = segment(stored) / "embeddings.npy"
-    header = path.read_bytes()
-    path.write_bytes(header.replace(b"<f2", b"<i2"))
-    with pytest.raises(GalleryError, match=r"int16.*the manifest says float16"):
-        Gallery.open(stored)
-    pickled = np.array([None] * 3, dtype=object)
-    np.save(path, pickled, allow_pickle=True)
-    path.write_bytes(path.read_bytes().ljust(len(header), b"\0"))
-    with pytest.raises(GalleryError, match="embeddings.npy is damaged"):
-        Gallery.open(stored)
-
-
-def test_offsets_that_do_not_divide_the_elements(stored):
-    path = segment(stored) / "offsets.npy"
-    offsets = np.load(path)
-    offsets[3] = 10**9
-    np.save(path, offsets)
-    with pytest.raises(GalleryError, match="offsets do not divide"):
-        Gallery.open(stored)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"version": 2}, "newer divse.*version 2.*update divse"),
-        ({"requires": ["layers"]}, "newer divse.*layers"),
-        ({"version": "1"}, "damaged: version '1'"),
-        ({"format": "other"}, "not a divse gallery"),
-        ({"dtype": "float64"}, "damaged.*float64"),
-        ({"dim": -8}, "damaged.*-8"),
-        ({"segments": {}}, "damaged"),
-        ({"segments": [{"name": "../../etc"}]}, "damaged.*segment name"),
-        ({"metadata": 3}, "damaged"),
-    ],
-)
-def test_manifest_damage_is_named(stored, changes, message):
-    edit_manifest(stored, **changes)
-    with pytest.raises(GalleryError, match=message):
-        Gallery.open(stored)
-
-
-def test_manifest_is_checked_against_its_own_checksum(stored):
-    edit_manifest(stored)
-    Gallery.open(stored)
-    edit_manifest(stored, sign=False, generation=7)
-    with pytest.raises(GalleryError, match="its own checksum"):
-        Gallery.open(stored)
-    (stored / "manifest.json").write_bytes(b"\xff{")
-    with pytest.raises(GalleryError, match="not JSON"):
-        Gallery.open(stored)
-
-
-def test_foreign_and_missing_folders(tmp_path, stored):
-    with pytest.raises(FileNotFoundError, match="no gallery at"):
-        Gallery.open(tmp_path / "nowhere")
-    (tmp_path / "photos").mkdir()
-    (tmp_path / "photos" / "a.jpg").touch()
-    with pytest.raises(GalleryError, match="not a gallery"):
-        Gallery.open(tmp_path / "photos")
-    with pytest.raises(FileExistsError, match="choose another folder"):
-        Gallery.create(tmp_path / "photos", sets(), overwrite=True)
-    assert (tmp_path / "photos" / "a.jpg").exists()
-
-
-def test_links_out_of_the_gallery_are_refused(stored, tmp_path):
-    inside, outside = segment(stored), tmp_path / "elsewhere"
-    shutil.move(inside, outside)
-    inside.symlink_to(outside)
-    with pytest.raises(GalleryError, match="link"):
-        Gallery.open(stored)
-
-
-def test_unknown_files_of_a_later_divse_are_verified_but_not_needed(stored):
-    codes = segment(stored) / "later.npy"
-    codes.write_bytes(b"later")
-    content = json.loads((stored / "manifest.json").read_text())
-    entry = {"bytes": 5, "blake2b": checksum_bytes(b"later")}
-    content["segments"][0]["files"]["later.npy"] = entry
-    edit_manifest(stored, segments=content["segments"])
-    Gallery.open(stored).verify()
-    codes.write_bytes(b"Later")
-    with pytest.raises(GalleryError, match="later.npy"):
-        Gallery.open(stored).verify()
-
-
-def test_numpy_and_pyarrow_alone_can_read_it(stored):
-    manifest = json.loads((stored / "manifest.json").read_text())
-    assert (manifest["format"], manifest["version"]) == ("divse-gallery", 1)
-    folder = stored / manifest["segments"][0]["name"]
-    packed, offsets = np.load(folder / "embeddings.npy"), np.load(folder / "offsets.npy")
-    given = ragged()
-    first = packed[offsets[4] : offsets[5]]
-    np.testing.assert_array_equal(first, given.values[4, : given.lengths[4]].astype(np.float16))
-    with pa.memory_map(str(folder / "rows.arrow")) as source:
-        assert pa.ipc.open_file(source).read_all().column("id")[4].as_py() == "set 4"
 
 
 @hypothesis.settings(max_examples=15, deadline=None)

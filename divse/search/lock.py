@@ -17,12 +17,12 @@ WAIT_SECONDS = 10.0
 
 
 @contextmanager
-def writer_lock(folder: Path, wait: float = WAIT_SECONDS) -> Iterator[None]:
-    """Hold the gallery's lock; GalleryError if another writer keeps it for `wait` seconds."""
+def writer_lock(folder: Path) -> Iterator[None]:
+    """Hold the gallery's lock; GalleryError if another writer keeps it for `WAIT_SECONDS`."""
     from filelock import FileLock, Timeout
 
     try:
-        with FileLock(folder / LOCK_NAME, timeout=wait):
+        with FileLock(folder / LOCK_NAME, timeout=WAIT_SECONDS):
             yield
     except Timeout:
         raise GalleryError(

@@ -172,7 +172,7 @@ class Snapshot:
             if checksum_file(path, progress) != file.blake2b:
                 raise GalleryError(f"{path} is damaged: its checksum is not the recorded one")
         for segment in self.segments:
-            segment.rows.validate(full=True)
+            segment.verify(self.path / segment.entry.name)
         if (twice := first_duplicate(self.rows.column(ID))) is not None:
             raise GalleryError(f"{self.path}: id {twice!r} occurs twice")
 
