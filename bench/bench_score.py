@@ -3,8 +3,8 @@
 The variants are those of bench/scorers.py. Columns: ms (median), x eager and x matmul (how many
 times faster; medians of ratios within a round), of floor (share of the larger of the compute and
 the memory floor of bench/roofline.py, measured in the same run), peak MB beyond inputs, error
-against float64 and its gate. Big outputs are judged on a sample of 64 queries x 2,048 gallery
-sets, and the whole of them must be finite.
+against float64 and its gate. Big outputs are judged on a sample of up to 64 queries x 2,048
+gallery sets, and the whole of them must be finite.
 
     python bench/bench_score.py [--full [--part I/N]] [--device cuda|cpu] [--json] [--out [DIR]]
 """
@@ -23,7 +23,7 @@ from scorers import ROUNDING, Scorer, eager, matmul, plain, scorers
 from shapes import Shape, part, shapes
 from torch import Tensor
 
-SAMPLE = (64, 2048)  # queries and gallery sets that are judged
+SAMPLE, SAMPLED_COSINES = (64, 2048), 1 << 27  # queries and gallery sets that are judged, at most
 
 
 def judge(name: str, call: Scorer, shape: Shape, queries: Tensor, gallery: Tensor) -> Verdict:
@@ -31,11 +31,7 @@ def judge(name: str, call: Scorer, shape: Shape, queries: Tensor, gallery: Tenso
     got = call(queries, gallery)
     if not bool(torch.isfinite(got).all()):
         return Verdict(float("nan"), 0.0)
-    generator = torch.Generator().manual_seed(1)
-    rows, columns = (
-        torch.randperm(n, generator=generator)[:most].to(queries.device)
-        for n, most in zip((len(queries), len(gallery)), SAMPLE, strict=True)
-    )
+    rows, columns = sample(shape, queries.device)
     q, g = queries[rows], gallery[columns]
     rounding = 0.0
     if name in ROUNDING and queries.dtype != torch.float32:
@@ -43,6 +39,18 @@ def judge(name: str, call: Scorer, shape: Shape, queries: Tensor, gallery: Tenso
         rounding *= shape.k if shape.similarity == "maxsim" else 1
     exact = eager(q.double(), g.double(), shape.similarity)
     return gate(got[rows][:, columns].float(), exact, plain(q, g, shape.similarity), rounding)
+
+
+def sample(shape: Shape, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Positions of the queries and of the gallery sets that are judged: fp64 needs memory."""
+    rows = min(SAMPLE[0], shape.queries)
+    of_a_row = rows * shape.cosines // (shape.queries * shape.gallery)
+    counts = rows, max(1, min(SAMPLE[1], SAMPLED_COSINES // of_a_row))
+    generator = torch.Generator().manual_seed(1)
+    return tuple(
+        torch.randperm(n, generator=generator)[:most].to(device)
+        for n, most in zip((shape.queries, shape.gallery), counts, strict=True)
+    )
 
 
 def gates(

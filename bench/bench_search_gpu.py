@@ -39,7 +39,7 @@ from divse_kernels.certified import CODE_STEP, certified_search
 from divse_kernels.search import search_blocks
 
 TOPK, CANDIDATES, SAMPLE, EAGER_QUERIES = 10, 1000, 4, 16
-BLOCK = 1 << 16  # gallery sets that are judged, or copied from the host, at a time
+JUDGED, HOST_BLOCK = 1 << 13, 1 << 14  # gallery sets that are judged, or copied, at a time
 Call = Callable[[], Any]
 
 
@@ -101,7 +101,7 @@ def best_of_all(queries: Tensor, gallery: Tensor, dtype: torch.dtype, step: int 
     """Scores (B, topk) of the best sets in a precision, block by block; every `step`-th set."""
     score = eager if dtype == torch.float64 else plain
     found = torch.full((len(queries), TOPK), -torch.inf, dtype=dtype, device=queries.device)
-    for block in gallery[::step].split(BLOCK // 8):
+    for block in gallery[::step].split(JUDGED):
         scores = score(queries.to(dtype), block.to(queries.device, dtype))
         found = torch.cat([found, scores], dim=1).topk(TOPK).values
     return found
@@ -115,7 +115,7 @@ def eager_search(queries: Tensor, gallery: Tensor) -> tuple[Tensor, Tensor]:
 def blocks(host: Tensor) -> Iterator[tuple[int, Tensor, None]]:
     """A gallery in host memory as search_blocks takes it."""
     start = 0
-    for block in host.split(BLOCK):
+    for block in host.split(HOST_BLOCK):
         yield start, block, None
         start += len(block)
 
