@@ -169,3 +169,26 @@ def test_refusals():
         kernels.score_candidates(queries, gallery, chosen, alpha=0.0)
     with pytest.raises(ValueError, match="no gradient"):
         kernels.score_candidates(queries, gallery, chosen, alpha=torch.tensor(1.0).requires_grad_())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("query_dtype", [torch.float32, None])
+@pytest.mark.parametrize("dtype", [torch.float32, *HALF])
+@pytest.mark.parametrize(
+    ("b", "m", "k", "size", "dims"),
+    [(64, 1000, 4, 4, 1024), (1, 50, 4, 4, 512), (30, 300, 32, 32, 128), (9, 400, 20, 5, 520)],
+)
+def test_tuned_tiles(b, m, k, size, dims, dtype, query_dtype):
+    queries = unit(b, k, dims, dtype=query_dtype or dtype)
+    check(queries, unit(20_000, size, dims, dtype=dtype, seed=1), positions(b, m, 20_000))
+
+
+@pytest.mark.gpu
+def test_candidates_past_2_31_elements():
+    if torch.cuda.mem_get_info()[0] < 16 << 30:
+        pytest.skip("needs 16 GiB of free GPU memory")
+    few = unit(2, 4, 1024, dtype=torch.float16)
+    gallery = few.repeat(300_000, 1, 1)  # 2.4e9 elements
+    last = torch.tensor([[599_998, 599_999]] * 2, device=DEVICE)
+    scores = kernels.score_candidates(few, gallery, last)
+    assert torch.equal(scores, kernels.score_candidates(few, few, last - 599_998))

@@ -269,3 +269,47 @@ def test_refusals():
         search(unit(2, 4, 40), unit(5, 4, 40), 2)
     with pytest.raises(ValueError, match="topk"):
         search(queries, gallery, 0)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize(
+    ("b", "n", "k", "dims"), [(1, 100_000, 4, 256), (16, 30_000, 4, 1024), (200, 40_000, 8, 128)]
+)
+def test_large_galleries(b, n, k, dims, dtype, monkeypatch):
+    """The tuned tiles, integer tensor cores and asynchronous scans; crowds, so that few survive."""
+    monkeypatch.undo()
+    gallery = crowds(n, k, dims, noise=0.7, dtype=dtype)
+    noise = unit(b, k, dims, seed=5)
+    queries = torch.nn.functional.normalize(gallery[-b:].float() + 0.3 * noise, dim=-1)
+    scores, ids, survivors = search(queries, gallery, 10)
+    exact, found = kernels.search(queries, gallery, 10)
+    torch.testing.assert_close(scores, exact, rtol=0, atol=2e-6)
+    apart = exact.diff(dim=1).abs().amin(1) > 4e-6
+    assert torch.equal(ids[apart], found[apart])
+    assert survivors.max() < n / 4
+
+
+@pytest.mark.gpu
+def test_queries_are_searched_without_waiting():
+    """Until the end, where the host asks whether all rows were long enough."""
+    queries, gallery = unit(4, 4, 64), crowds(5000, 4, 64, dtype=torch.float16)
+    codes = kernels.quantise(gallery)
+    part = (*codes, gallery, None)
+    coded = CodedQueries.of(queries, None, 4, 16.0)
+    survivors = torch.zeros(4, dtype=torch.int64, device=DEVICE)
+    scan = CertifiedScan(coded, Side.of(queries, None), 16.0, False, None, survivors)
+
+    def queued():
+        driver = certified.CertifiedDriver(scan, Best(4, 10, queries.device))
+        driver.feed(part, 0)
+        return driver
+
+    queued().settle()  # compiled before
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        driver = queued()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    driver.settle()
+    assert torch.equal(driver.best.results()[1], search(queries, gallery, 10)[1])

@@ -50,7 +50,7 @@ def norms_up(x):
     return tl.where(norms.to(tl.float64) < exact, above, norms)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["ROWS"])
 def encode_elements(
     value_ptr,  # [SETS, K, D]
     lengths_ptr,  # [SETS] int64, or None
@@ -82,7 +82,7 @@ def encode_elements(
     for part in tl.static_range(PARTS):
         codes, scales = nearest(left.to(tl.float32))
         left = left_by(left, codes, scales)
-        at = row + part * ROWS.to(tl.int64)
+        at = row + part * tl.cast(ROWS, tl.int64)
         stored = (row < ROWS)[:, None] & (dims < D)[None, :]
         tl.store(code_ptr + at[:, None] * D + dims[None, :], codes.to(tl.int8), mask=stored)
         tl.store(scale_ptr + at, scales, mask=row < ROWS)

@@ -17,6 +17,7 @@ from divse_kernels.int8_codes import CodedQueries
 from divse_kernels.int8_tile import tile_bounds
 from divse_kernels.launch import Side, launches, on_device, problem
 from divse_kernels.problem import SMOOTH_CHAMFER, Problem
+from divse_kernels.search import STREAMED_SETS
 from divse_kernels.search_scan import VARYING, wanted_sets
 from divse_kernels.smooth_chamfer_forward import tile_of_program
 from divse_kernels.tuning import Tile, codes_tile
@@ -159,7 +160,7 @@ class CertifiedScan:
         """Launch the kernel on the codes of a part, whose first set is at position `first`."""
         columns = Side(self.coded.parts[0], self.coded.lengths)
         task = problem(gallery, columns, self.alpha, self.similarity, query_rows=False)
-        tile = codes_tile(task)
+        tile = codes_tile(dataclasses.replace(task, row_sets=STREAMED_SETS))  # for all parts
         programs = triton.cdiv(task.rows, tile.block_m) * triton.cdiv(task.columns, tile.block_n)
         launches["int8_scan"] += 1
         with on_device(scales.device):
