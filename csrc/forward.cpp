@@ -90,16 +90,33 @@ private:
 
 constexpr std::int64_t sets_at_once = 128;
 
-// Sets first..last that are not excluded.
-std::int64_t list_included(const std::uint8_t* excluded, std::int64_t first, std::int64_t last,
-                           std::int64_t* ids) {
-    std::int64_t count = 0;
-    for (std::int64_t n = first; n < last; ++n) {
-        ids[count] = n;
-        count += !(excluded[n >> 3] >> (n & 7) & 1);
+// Sets first..last of the gallery without the excluded ones: begin..begin + count of `sets`.
+struct Included {
+    Included(const Sets& gallery, const std::uint8_t* excluded, std::int64_t first,
+             std::int64_t last)
+        : sets(gallery), begin(first), count(last - first) {
+        if (!excluded) return;
+        std::int64_t left = 0;
+        for (std::int64_t n = first; n < last; ++n) {
+            ids[left] = n;
+            left += !(excluded[n >> 3] >> (n & 7) & 1);
+        }
+        if (left == count) return;
+        sets.ids = ids;
+        begin = 0;
+        count = left;
     }
-    return count;
-}
+    Included(const Included&) = delete;
+
+    void offer(const float* scores, TopK& top) const {
+        if (!sets.ids) return top.offer(scores, count, begin);
+        for (std::int64_t i = 0; i < count; ++i) top.offer({scores[i], ids[i]});
+    }
+
+    Sets sets;
+    std::int64_t begin, count;
+    std::int64_t ids[sets_at_once];
+};
 
 }  // namespace
 
@@ -127,26 +144,11 @@ void search(const Sets& queries, const Sets& gallery, Similarity similarity, con
         const Span& span = work.spans[static_cast<std::size_t>(index)];
         std::vector<float> buffer(static_cast<std::size_t>(span.count * sets_at_once));
         TopK* own = best.data() + static_cast<std::size_t>(span.first * work.ranges + range);
-        std::int64_t ids[sets_at_once];
         for (std::int64_t n = first; n < last; n += sets_at_once) {
-            const std::int64_t end = std::min(n + sets_at_once, last);
-            const std::int64_t count = excluded ? list_included(excluded, n, end, ids) : end - n;
-            if (count == end - n) {
-                score(gallery, n, end, buffer.data(), sets_at_once);
-            } else {
-                Sets included = gallery;
-                included.ids = ids;
-                included.count = count;
-                score(included, 0, count, buffer.data(), sets_at_once);
-            }
+            const Included part(gallery, excluded, n, std::min(n + sets_at_once, last));
+            score(part.sets, part.begin, part.begin + part.count, buffer.data(), sets_at_once);
             for (std::int64_t q = 0; q < span.count; ++q) {
-                const float* scores = buffer.data() + q * sets_at_once;
-                TopK& top = own[q * work.ranges];
-                if (count == end - n) {
-                    top.offer(scores, count, n);
-                } else {
-                    for (std::int64_t i = 0; i < count; ++i) top.offer({scores[i], ids[i]});
-                }
+                part.offer(buffer.data() + q * sets_at_once, own[q * work.ranges]);
             }
         }
     });

@@ -23,3 +23,14 @@ def test_one_clear_sentence_without_a_compiler(tmp_path):
     errors = ran.stderr.split("CMake Error")[1:]
     assert len(errors) == 1, ran.stderr
     assert "divse needs a C++17 compiler (GCC or Clang) and found none" in errors[0]
+
+
+@pytest.mark.skipif(
+    not shutil.which("aarch64-linux-gnu-g++"), reason="g++-aarch64-linux-gnu is not installed"
+)
+def test_compiles_for_another_architecture():
+    """What depends on the architecture: the kernels for any CPU, and who chooses them."""
+    sources = [*SOURCE.glob("*baseline.cpp"), *SOURCE.glob("*dispatch.cpp")]
+    assert SOURCE / "baseline.cpp" in sources and SOURCE / "dispatch.cpp" in sources
+    command = ["aarch64-linux-gnu-g++", "-std=c++17", "-Wall", "-Wextra", "-Werror"]
+    subprocess.run([*command, "-fsyntax-only", *sources], check=True, timeout=120)
