@@ -125,8 +125,26 @@ def write_results(
 def summary(outcomes: list[Outcome]) -> str:
     """The short table."""
     return markdown(
-        [{"step": o.name, "status": o.status, "s": o.seconds, "": o.last_line} for o in outcomes]
+        [{"step": o.name, "status": o.status, "s": o.seconds, "": telling(o)} for o in outcomes]
     )
+
+
+def telling(outcome: Outcome) -> str:
+    """What a step found, in a line: figures of the Triton kernels, or the last line it printed."""
+    documents = [result for result in outcome.results if isinstance(result, dict)]
+    rows = [row for document in documents for row in document.get("rows", [])]
+    texts = [
+        f"{column}: " + ", ".join(f"{row[column]:.2f}" for row in rows if row.get(column))
+        for rows, column in (
+            ([row for row in rows if row.get("variant") == "triton"], "x matmul"),
+            ([row for row in rows if row.get("variant") == "triton"], "of floor"),
+            ([row for row in rows if row.get("variant") == "triton"], "matmuls"),
+            ([row for row in rows if row.get("state") == "warm"], "first call s"),
+        )
+        if any(row.get(column) for row in rows)
+    ]
+    red = sum(row.get("gate") == "RED" for row in rows)
+    return "; ".join([f"{red} gates RED"] * bool(red) + texts) or outcome.last_line
 
 
 def arguments() -> argparse.Namespace:

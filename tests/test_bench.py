@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import sys
 import tempfile
 import time
@@ -356,6 +357,24 @@ def test_gpu_steps_are_within_their_time(load, rehearse):
         assert all(Path(script).exists() for script in scripts), step.words
 
 
+@pytest.mark.parametrize(
+    ("says", "status", "verdict"),
+    [
+        ("ERROR SUMMARY: 0 errors; exit 0", 0, "memcheck clean"),
+        ("ERROR SUMMARY: 3 errors; exit 99", 1, "memcheck ERROR SUMMARY: 3 errors"),
+        ("Error: Device not supported; exit 1", 0, "memcheck unable"),
+    ],
+)
+def test_a_memory_checker_is_believed(run, tmp_path, monkeypatch, says, status, verdict):
+    text, _, end = says.partition("; ")
+    tool = tmp_path / "compute-sanitizer"
+    tool.write_text(f'#!/bin/sh\necho "========= {text}"\n{end}\n')
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    found, printed = run("sanitize", "--tools", "memcheck")
+    assert found == status and printed.splitlines()[-1].startswith(verdict)
+
+
 def test_gpu_full_runs_a_part(run, tmp_path):
     words = ("--rehearse", "--full", "--part", "6", "--only", "sanitize", "--out", tmp_path)
     status, printed = run("gpu", *words)
@@ -379,6 +398,10 @@ def test_gpu_steps_fail_and_stop_alone(load, tmp_path):
     printed = gpu.run_step(gpu.Step("json", [python, "-c", many_lines], 9), 9, log)
     assert (printed.status, printed.results) == ("ok", [[{"k": 2}]])
     gpu.write_results(tmp_path, {"device": "none"}, [stopped, failed, printed])
+    rows = [{"variant": v, "of floor": f, "gate": g} for v, f, g in (("triton", 0.91, "green"),)]
+    rows += [{"variant": "eager", "of floor": 0.1, "gate": "RED"}]
+    found = gpu.Outcome("score", "failed", results=[{"rows": rows}])
+    assert gpu.telling(found) == "1 gates RED; of floor: 0.91"
     page = (tmp_path / "gpu.md").read_text()
     assert "| k |" in page and "| bad" in page and "| a |" in page
     assert "==== slow: stopped" in log.read_text()

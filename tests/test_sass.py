@@ -104,3 +104,11 @@ def test_the_model_judges_against_the_goals(load):
     products = model.in_products(cases.Case("scores", 4, 1024), record)
     assert products["products"] == pytest.approx(1 / 0.96, abs=0.01)
     assert "spills 8 bytes" in products["note"]
+
+
+def test_the_page_shows_this_model(load):
+    """`python bench/sass.py --update-page` writes between these marks."""
+    text = load("sass").PAGE.read_text()
+    assert "<!-- python bench/sass.py --predict -->\n| K " in text
+    summary = load("sass_model").report().splitlines()[-1]
+    assert summary in text, "python bench/sass.py --update-page"
