@@ -1,6 +1,7 @@
 # One virtual environment, made on first use, serves every target.
 #   make demo    train on generated scenes, build a gallery, search it, leave demo/results.png
 #   make test    the whole test suite          make lint   ruff and mypy
+#   make sanitize  the C++ tests under ASan and UBSan (needs GCC)
 #   make bench   benches of this machine's CPU make sass   what the GPU kernels compile to (no GPU)
 #   make gpu     on a machine with a GPU: its tests and benches, into $OUT (bench/gpu.py)
 #   make gpu-full PART=1    what takes longer, parts 1 to 6         make tune  autotune for its GPU
@@ -11,7 +12,7 @@ READY := $(VENV)/.ready
 WORKERS ?= 2
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test lint format bench sass gpu gpu-full tune clean
+.PHONY: demo test sanitize lint format bench sass gpu gpu-full tune clean
 
 $(READY): pyproject.toml $(wildcard csrc/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
@@ -25,6 +26,9 @@ demo: $(READY)
 
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+
+sanitize: $(READY)
+	PYTHON=$(BIN)/python WORKERS=$(WORKERS) csrc/sanitize.sh
 
 lint: $(READY)
 	$(BIN)/ruff check .
