@@ -9,6 +9,7 @@ import torch
 from gallery_cases import assert_same, ragged, sets, vectors
 from hypothesis import strategies as st
 
+from divse.cli.embedding_files import read_embeddings
 from divse.search import intake
 from divse.search.gallery import Gallery
 from divse.search.manifest import GalleryError
@@ -175,7 +176,7 @@ def test_export_can_be_read_back(tmp_path, make, name):
         gallery.export(tmp_path / name)
     if name == "out.parquet":
         table = pyarrow.parquet.read_table(tmp_path / name)
-        elements = np.array([e for row in table.column("embedding").to_pylist() for e in row])
+        elements = np.array([e for row in table.column("embeddings").to_pylist() for e in row])
     else:
         table = pyarrow.parquet.read_table(tmp_path / "out.rows.parquet")
         elements = np.load(tmp_path / name).reshape(-1, 8)
@@ -187,6 +188,12 @@ def test_export_can_be_read_back(tmp_path, make, name):
     real = np.arange(given.k) < gallery.set_sizes()[:, None]
     np.testing.assert_array_equal(elements, given.values[real])
     assert not list(tmp_path.glob(".*"))
+    sizes = tmp_path / "out.lengths.npy"
+    source = read_embeddings(tmp_path / name, sizes if sizes.exists() else None)
+    again = Gallery.create(tmp_path / "again", source.blocks, source.ids, source.columns)
+    assert_same(again.sets(), given, "float16")
+    if name == "out.parquet":
+        assert again.rows.to_pylist() == gallery.rows.to_pylist()
 
 
 def test_what_a_killed_build_left_is_no_obstacle(tmp_path):

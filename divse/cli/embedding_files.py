@@ -150,7 +150,7 @@ def _packed(
 def _padded(elements: np.ndarray, sizes: np.ndarray) -> EmbeddingSets:
     """Sets of packed elements (total, D), of `sizes` elements each."""
     real = np.arange(sizes.max(initial=1)) < sizes[:, None]
-    values = np.zeros((*real.shape, elements.shape[1]), dtype=np.float32)
+    values = np.zeros((*real.shape, elements.shape[1]), dtype=elements.dtype)
     values[real] = elements
     return EmbeddingSets(values, sizes)
 
@@ -194,7 +194,9 @@ def _parquet_blocks(path: Path, name: str) -> Iterator[EmbeddingSets]:
         flat = vectors.flatten()
         if not len(vectors) or len(np.unique(_list_sizes(vectors))) > 1:
             raise ValueError(f"{path}: vectors of column {name!r} differ in their dimensions")
-        elements = flat.to_numpy(zero_copy_only=False).astype(np.float32)
+        elements = flat.to_numpy(zero_copy_only=False)
+        if elements.dtype != np.float16:
+            elements = elements.astype(np.float32)
         block = _padded(elements.reshape(len(vectors), -1), lengths)
         yield block if ragged else EmbeddingSets(block.values)
 
@@ -209,8 +211,9 @@ def _list_sizes(lists: Any) -> Any:
 def _batches(path: Path, name: str) -> Iterator[Any]:
     import pyarrow.parquet as pq
 
-    file = pq.ParquetFile(path)
-    for batch in file.iter_batches(batch_size=4096, columns=[name]):
+    # Without these a whole row group and what follows it are read ahead into memory.
+    file = pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20)
+    for batch in file.iter_batches(batch_size=1024, columns=[name], use_threads=False):
         yield batch.column(0)
 
 

@@ -1,6 +1,6 @@
 """A gallery as files for other programs, written block by block.
 
-    .parquet   one row a set: id, the user's columns, and `embedding`, a list of its elements
+    .parquet   one row a set: id, the user's columns, and `embeddings`, a list of its elements
     .npy       the embeddings (N, K, D) of a uniform gallery, or (elements, D) of a ragged one, with
                NAME.lengths.npy, and ids and columns in NAME.rows.parquet
 
@@ -20,7 +20,7 @@ from divse.search.snapshot import Snapshot
 from divse.search.writing import Progress
 from divse.sets import EmbeddingSets
 
-EMBEDDING = "embedding"
+EMBEDDINGS = "embeddings"
 _BLOCK_BYTES = 1 << 25
 
 
@@ -50,16 +50,16 @@ def _write_parquet(snapshot: Snapshot, path: Path, progress: Progress | None) ->
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    if EMBEDDING in snapshot.schema.names:
-        raise ValueError(f"the gallery has a column {EMBEDDING!r}: Parquet needs that name")
+    if EMBEDDINGS in snapshot.schema.names:
+        raise ValueError(f"the gallery has a column {EMBEDDINGS!r}: Parquet needs that name")
     rows = snapshot.rows
     kind = pa.list_(pa.list_(pa.from_numpy_dtype(snapshot.manifest.dtype), snapshot.dim))
-    schema = snapshot.schema.append(pa.field(EMBEDDING, kind))
+    schema = snapshot.schema.append(pa.field(EMBEDDINGS, kind))
     try:
         with pq.ParquetWriter(_temporary(path), schema) as file:
             for start, block in snapshot.blocks(_BLOCK_BYTES):
                 table = rows.slice(start, len(block))
-                file.write_table(table.append_column(EMBEDDING, _lists(block)).cast(schema))
+                file.write_table(table.append_column(EMBEDDINGS, _lists(block)).cast(schema))
                 if progress is not None:
                     progress(len(block))
         os.replace(_temporary(path), path)

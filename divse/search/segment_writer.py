@@ -5,6 +5,7 @@ A segment may be larger than memory: only the lengths of ragged sets are kept un
 
 from __future__ import annotations
 
+import importlib.util
 import secrets
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from divse.search import durable
 from divse.search.manifest import FileEntry, SegmentEntry
 from divse.search.segment import CODES, EMBEDDINGS, OFFSETS, RESIDUALS, ROWS, SCALES
+from divse.similarity.certified import encode
 from divse.similarity.quantise import quantise
 
 
@@ -125,7 +127,8 @@ class SegmentWriter:
 
     def _append_codes(self, stored: np.ndarray) -> None:
         shape = stored.shape if stored.ndim == 3 else (len(stored), 1, stored.shape[-1])
-        int8 = quantise(torch.from_numpy(stored.reshape(shape)))
+        encoder = quantise if importlib.util.find_spec("divse_native") is None else encode
+        int8 = encoder(torch.from_numpy(stored.reshape(shape)))
         for name, part in zip((CODES, SCALES, RESIDUALS), int8, strict=True):
             array = part.numpy()
             self._streams[name].append(array if stored.ndim == 3 else array[:, 0])
