@@ -1,6 +1,7 @@
 """Certified search: int8 codes rule out most of a gallery, the rest is scored exactly."""
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +17,14 @@ from divse_kernels.search import check_positions, check_request, query_blocks
 from divse_kernels.search_driver import Driver
 
 CODE_STEP = 16  # codes that one load moves
+
+
+class Certified(NamedTuple):
+    """`scores` and `ids` (B, topk), best first, and `survivors` (B,) int64, scored exactly."""
+
+    scores: Tensor
+    ids: Tensor
+    survivors: Tensor
 
 
 class CertifiedDriver(Driver):
@@ -44,7 +53,7 @@ def certified_search(
     *,
     similarity: str = SMOOTH_CHAMFER,
     reduction: str = "sum",
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> Certified:
     """What `search` finds, reading codes in place of most embeddings.
 
     Arguments:
@@ -79,7 +88,7 @@ def certified_search(
         driver.feed((*part, gallery, gallery_lengths), 0)
         driver.settle()
         scores[rows], ids[rows] = driver.best.results()
-    return scores, ids, survivors
+    return Certified(scores, ids, survivors)
 
 
 def _check(

@@ -5,7 +5,7 @@ is s1 q1 + s2 q2 + rest: two parts, so that the query's own error all but vanish
 
     <x, y> <= u (s1 <q1, t> + s2 <q2, t>) + p reach + offset,  and  <x, y> <= ceiling
 
-with reach >= |s1 q1 + s2 q2| and offset >= |rest| |y| and all rounding (int8_queries.py). Sums of
+with reach >= |s1 q1 + s2 q2| and offset >= |rest| |y| and all rounding (int8_codes.py). Sums of
 codes are integers, hence exact. The similarities are monotone in every cosine, so cosines raised
 to their bounds give bounds of the scores.
 
