@@ -15,7 +15,7 @@ pytest.importorskip("divse_kernels")
 
 import divse_kernels as kernels
 from divse_kernels import launches
-from divse_kernels.best import MAX_TOPK, Best, row_width, unpack
+from divse_kernels.best import MAX_TOPK, Best, Progress, row_width, unpack
 from divse_kernels.launch import Side
 from divse_kernels.rescoring import appended, rescore
 from divse_kernels.search_driver import Driver, drive
@@ -229,6 +229,23 @@ def test_blocks_may_ascend_and_be_of_other_shapes():
     expect(searched(queries, gallery, 3, 8, parts), queries, gallery, 3)
 
 
+def test_a_part_that_failed_is_scanned_again_before_its_memory_is_reused(monkeypatch):
+    """As on a GPU: marks are looked at late, and blocks take turns in two places."""
+    monkeypatch.setattr(Best, "progress", lambda best: Progress(best.state.clone()))
+    queries, gallery = unit(2, 1, 32), unit(700, 1, 32, seed=1)
+    gallery = gallery[kernels.smooth_chamfer(queries, gallery)[1].argsort()]
+    places = torch.full((2, 100, 1, 32), torch.nan, device=DEVICE)
+
+    def blocks():
+        for turn, block in enumerate(gallery.split(100)):
+            yield 100 * turn, (places[turn % 2].copy_(block), None)
+
+    recover, recoveries = Best.recover, []
+    monkeypatch.setattr(Best, "recover", lambda best: recoveries.append(recover(best)))
+    expect(searched(queries, gallery, 2, 64, blocks()), queries, gallery, 2)
+    assert len(recoveries) > 2
+
+
 def test_positions_past_gaps_and_past_32_bits():
     queries, gallery = unit(2, 4, 32), unit(20, 4, 32, seed=1)
     blocks = [(5, gallery[:12].cpu(), None), ((1 << 32) - 100, gallery[12:].cpu(), None)]
@@ -367,6 +384,12 @@ def test_a_gallery_streams_from_disk(tmp_path, monkeypatch, ragged):
     np.testing.assert_allclose(found.scores, expected.scores, atol=2e-6)
 
 
+def large(*shape, dtype=torch.float16, seed=0):
+    generator = torch.Generator(DEVICE).manual_seed(seed)
+    sets = torch.randn(*shape, generator=generator, device=DEVICE)
+    return torch.nn.functional.normalize(sets, dim=-1).to(dtype)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize(
@@ -374,7 +397,7 @@ def test_a_gallery_streams_from_disk(tmp_path, monkeypatch, ragged):
     [(1, 300_000, 10), (16, 100_000, 1000), (64, 100_000, 10), (700, 50_001, 100)],
 )
 def test_large_galleries(b, n, topk, dtype):
-    queries, gallery = unit(b, 4, 256, dtype=dtype), unit(n, 4, 256, dtype=dtype, seed=1)
+    queries, gallery = large(b, 4, 256, dtype=dtype), large(n, 4, 256, dtype=dtype, seed=1)
     found = kernels.search(queries, gallery, topk)
     again = kernels.search(queries, gallery, topk)
     assert all(torch.equal(a, b) for a, b in zip(found, again, strict=True))
@@ -385,7 +408,7 @@ def test_large_galleries(b, n, topk, dtype):
 
 @pytest.mark.gpu
 def test_memory_beside_the_gallery():
-    queries, gallery = unit(1024, 4, 64).half(), unit(1000, 4, 64, seed=1).half()
+    queries, gallery = large(1024, 4, 64), large(1000, 4, 64, seed=1)
     gallery = gallery.repeat(1000, 1, 1)
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
@@ -396,7 +419,7 @@ def test_memory_beside_the_gallery():
 @pytest.mark.gpu
 @pytest.mark.parametrize("pinned", [False, True])
 def test_host_blocks_stream_on_any_stream(pinned):
-    queries, gallery = unit(5, 4, 256).half(), unit(60_000, 4, 256, seed=1).half()
+    queries, gallery = large(5, 4, 256), large(60_000, 4, 256, seed=1)
     whole = kernels.search(queries, gallery, 50)
     host = gallery.cpu().pin_memory() if pinned else gallery.cpu()
     blocks = [(a, host[a : a + 7_000], None) for a in range(0, 60_000, 7_000)]
@@ -410,10 +433,23 @@ def test_host_blocks_stream_on_any_stream(pinned):
 @pytest.mark.gpu
 def test_streamed_blocks_that_ascend_are_scanned_again_in_time():
     """A part that failed must still be in its staging memory when it is scanned again."""
-    queries, gallery = unit(2, 4, 64).half(), unit(50_000, 4, 64, seed=1).half()
+    queries, gallery = large(2, 4, 64), large(50_000, 4, 64, seed=1)
     gallery = gallery[kernels.smooth_chamfer(queries, gallery)[0].argsort()].contiguous()
     host = gallery.cpu()
     blocks = [(a, host[a : a + 5_000], None) for a in range(0, 50_000, 5_000)]
     found = kernels.search_blocks(queries, blocks, 100)
     whole = kernels.search(queries, gallery, 100)
     assert torch.equal(found.ids, whole.ids)
+
+
+@pytest.mark.gpu
+def test_the_host_waits_once():
+    """For an event at the end: nothing else reads from the device."""
+    queries, gallery = large(4, 4, 64), large(100_000, 4, 64, seed=1)
+    expected = kernels.search(queries, gallery, 10)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        found = kernels.search(queries, gallery, 10)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.equal(found.ids, expected.ids)

@@ -15,6 +15,7 @@ appended exactly and puts that in (rescoring.py). Nothing may wait for the devic
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import cycle
 
 import torch
 from torch import Tensor
@@ -124,11 +125,13 @@ def drive(driver: Driver, parts: Iterable[tuple[int, Part]], device: torch.devic
     """
     staging = (Staging(device), Staging(device))
     marks: list[Mark | None] = [None, None]
-    for turn, (first, part) in enumerate(parts):
-        slot = turn % 2
-        prepared = staging[slot].prepare(part)
+    parts = iter(parts)
+    for slot in cycle((0, 1)):
         if (mark := marks[slot]) is not None:
-            driver.settle(mark)
-        driver.feed(staging[slot].upload(prepared), first)
+            driver.settle(mark)  # before the memory of what was here is used again, by anyone
+        if (found := next(parts, None)) is None:
+            break
+        first, part = found
+        driver.feed(staging[slot].upload(staging[slot].prepare(part)), first)
         marks[slot] = driver.mark()
     driver.settle()
