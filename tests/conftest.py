@@ -1,10 +1,14 @@
 """Without a GPU the Triton kernels run in the interpreter: chosen before triton is imported."""
 
+import importlib
 import os
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
+BENCH = Path(__file__).resolve().parents[1] / "bench"
 HAS_GPU = torch.cuda.is_available()
 if not HAS_GPU:
     os.environ["TRITON_INTERPRET"] = "1"
@@ -17,3 +21,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "gpu" in item.keywords:
             item.add_marker(skip)
+
+
+@pytest.fixture
+def load(monkeypatch):
+    """Import a bench script by its file name, as `python bench/NAME.py` would."""
+    monkeypatch.syspath_prepend(str(BENCH))
+    return importlib.import_module
+
+
+@pytest.fixture
+def run(load, monkeypatch, capsys):
+    """Run a bench script's main in this process -> (exit status, what it printed)."""
+
+    def call(name, *words):
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, words)])
+        return load(name).main(), capsys.readouterr().out
+
+    return call

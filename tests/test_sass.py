@@ -1,6 +1,5 @@
 """What the Triton kernels compile to, on a machine without a GPU, and the model of their speed."""
 
-import importlib
 import json
 import os
 import subprocess
@@ -13,13 +12,6 @@ triton = pytest.importorskip("triton")
 
 BENCH = Path(__file__).parents[1] / "bench"
 MINOR = ".".join(triton.__version__.split(".")[:2])
-
-
-@pytest.fixture
-def load(monkeypatch):
-    """Import a bench script, in this process: for what compiles nothing."""
-    monkeypatch.syspath_prepend(str(BENCH))
-    return importlib.import_module
 
 
 def sass(*words):
