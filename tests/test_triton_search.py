@@ -142,31 +142,32 @@ def test_ragged_sets_and_padding_that_is_no_number():
     assert all(torch.equal(a, b) for a, b in zip(after, before, strict=True))
 
 
-@pytest.mark.parametrize("width", [8, 32])
+@pytest.mark.parametrize("width", [8, 64])
 @pytest.mark.parametrize("kind", ["random", "ascending", "descending", "equal", "copies"])
-def test_rows_that_are_too_short(kind, width):
-    """Scores that ascend beat every threshold: parts fail and are scanned again in halves."""
-    queries, gallery = unit(2, 2, 32), unit(45, 2, 32, seed=1)
+def test_many_parts(kind, width):
+    queries, gallery = unit(2, 2, 32), unit(45 if width == 8 else 300, 2, 32, seed=1)
     order = kernels.smooth_chamfer(queries, gallery)[0].argsort()
     gallery = {
         "random": gallery,
         "ascending": gallery[order],
         "descending": gallery[order.flip(0)],
-        "equal": gallery[:1].expand(45, 2, 32),
-        "copies": gallery[:15].repeat(3, 1, 1),
+        "equal": gallery[:1].expand_as(gallery),
+        "copies": gallery[:15].repeat(len(gallery) // 15, 1, 1),
     }[kind].contiguous()
-    expect(searched(queries, gallery, 4, width), queries, gallery, 4)
+    expect(searched(queries, gallery, 2, width), queries, gallery, 2)
 
 
-def test_a_row_that_is_too_short_costs_scans_and_a_long_one_none():
-    gallery = unit(80, 2, 32, seed=1)
-    gallery = gallery[kernels.smooth_chamfer(gallery[:1], gallery)[0].argsort()]
-    counts = []
-    for width in (16, 128):
-        before = launches["search_scan"]
-        searched(gallery[-1:], gallery, 4, width)
-        counts.append(launches["search_scan"] - before)
-    assert counts[0] > 6 and counts[1] == 1
+@pytest.mark.parametrize("width", [64, 512])
+def test_scores_that_ascend_fail_parts_where_rows_are_short(monkeypatch, width):
+    """They beat every threshold: parts are scanned again in halves, and halves of halves."""
+    recover, recoveries = Best.recover, []
+    monkeypatch.setattr(Best, "recover", lambda best: recoveries.append(recover(best)))
+    queries, gallery = unit(1, 1, 32), unit(450, 1, 32, seed=1)
+    gallery = gallery[kernels.smooth_chamfer(queries, gallery)[0].argsort()]
+    before = launches["search_scan"]
+    expect(searched(queries, gallery, 2, width), queries, gallery, 2)
+    scans = launches["search_scan"] - before
+    assert (len(recoveries) > 2 and scans > 6) if width == 64 else (not recoveries and scans == 1)
 
 
 def test_equal_scores_come_by_position_across_parts():
@@ -195,10 +196,10 @@ def test_excluded_sets(share):
 
 def test_excluded_sets_at_the_front():
     """No threshold is known where the sets that are left begin."""
-    queries, gallery = unit(3, 4, 32), unit(90, 2, 32, seed=1)
-    excluded = torch.arange(90, device=DEVICE) < 70
-    found = searched(queries, gallery, 5, 16, excluded=bitmap(excluded))
-    expect(found, queries, gallery, 5, excluded)
+    queries, gallery = unit(3, 1, 32), unit(400, 1, 32, seed=1)
+    excluded = torch.arange(400, device=DEVICE) < 300
+    found = searched(queries, gallery, 2, 64, excluded=bitmap(excluded))
+    expect(found, queries, gallery, 2, excluded)
 
 
 @pytest.mark.parametrize("sizes", [[40], [1, 1, 38], [13, 0, 16, 11]])
@@ -216,17 +217,16 @@ def test_blocks_of_any_sizes(sizes):
     expect(searched(queries, gallery, 4, 16, parts), queries, gallery, 4)
 
 
-def test_blocks_may_ascend_and_be_of_other_shapes():
+def test_blocks_of_other_shapes():
     queries, gallery = unit(2, 2, 32), unit(45, 2, 32, seed=1)
-    gallery = gallery[kernels.smooth_chamfer(queries, gallery)[1].argsort()]
-    wide = torch.cat([gallery, torch.full_like(gallery, torch.nan)], 1)
+    wide = torch.cat([gallery, torch.full_like(gallery, torch.nan)], 1).cpu()
     lengths = torch.full((45,), 2)
     parts = [
         (0, (gallery[:20].cpu(), None)),
-        (20, (wide[20:35].cpu(), lengths[20:35])),
+        (20, (wide[20:35], lengths[20:35])),
         (35, (gallery[35:].cpu(), lengths[35:])),
     ]
-    expect(searched(queries, gallery, 3, 8, parts), queries, gallery, 3)
+    expect(searched(queries, gallery, 3, 16, parts), queries, gallery, 3)
 
 
 def test_a_part_that_failed_is_scanned_again_before_its_memory_is_reused(monkeypatch):
