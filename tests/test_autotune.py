@@ -152,7 +152,7 @@ print(*(f"{r.kernel} {r.measured > 1}" for r in found))
     words = [sys.executable, "-c", script]
     result = subprocess.run(words, capture_output=True, text=True, env=environment)
     assert result.returncode == 0, result.stderr
-    assert "forward True" in result.stdout and "False" not in result.stdout
+    assert "scores True" in result.stdout and "False" not in result.stdout
     assert result.stdout.count("True") >= 2  # and the gradient's
     assert len(list(cache.glob("tiles-interpreter-*.json"))) == 1
 

@@ -82,6 +82,12 @@ def test_either_side_may_lie_along_the_rows(b, n, dtype, similarity, parameters)
 
 
 @every_similarity
+def test_programs_that_go_from_tile_to_tile(similarity, parameters):
+    """More tiles than programs, the last ones not full."""
+    check(unit(200, 4, 32), unit(130, 3, 32, seed=1), similarity, parameters)
+
+
+@every_similarity
 @pytest.mark.parametrize("swapped", [False, True])
 @pytest.mark.filterwarnings("ignore:invalid value", "ignore:All-NaN")  # numpy, interpreting
 def test_padding_never_matters(swapped, similarity, parameters):

@@ -5,15 +5,17 @@ one is taken, so every `NAME_tile(problem)` here is decorated with `@tuned`. `be
 registers, spills and instructions of what is chosen here.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-from divse_kernels.problem import Problem, padded
+from divse_kernels.problem import SHIFTED, SMOOTH_CHAMFER, Problem, padded
 from divse_kernels.tile_cache import tuned
 
 #: Streaming multiprocessors that a launch should occupy: A100 108, H100 132, B200 148.
 PROCESSORS = {"interpreter": 4, "ampere": 108, "ada": 108, "hopper": 132, "blackwell": 148}
+#: Up to so many dimensions a product takes no longer than its epilogue.
+SHALLOW = 256
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class Tile:
     `block_o` is the number of dimensions of the gradient that a backward program owns. `repeats` is
     how many groups of 16 rows a warp of the forward kernel holds; in one of `polynomial` elements
     it takes exp2 by a polynomial, which relieves the special functions (0: in none).
+    `persistent` programs a processor go from tile to tile (0: a program has one tile).
     """
 
     block_m: int
@@ -33,6 +36,7 @@ class Tile:
     repeats: int = 1
     polynomial: int = 4
     block_o: int = 0
+    persistent: int = 0
 
     @property
     def options(self) -> dict[str, int | bool]:
@@ -192,13 +196,37 @@ def _choose(tiles: tuple[Tile, ...], problem: Problem) -> Tile:
     return fitting[-1]
 
 
-@tuned
-def forward_tile(problem: Problem) -> Tile:
-    """Tile of the forward kernel; a program owns one tile of scores."""
+def _forward(problem: Problem) -> Tile:
     if problem.dtype == torch.float32 and problem.arch != "interpreter":
         return _choose(_FLOAT_FORWARD, problem)
     table = _DEMANDING_FORWARD if problem.demanding else _FORWARD
     return _choose(table[problem.arch], problem)
+
+
+@tuned
+def forward_tile(problem: Problem) -> Tile:
+    """Tile of kernels that make something of scores; a program owns one tile of them."""
+    return _forward(problem)
+
+
+@tuned
+def scores_tile(problem: Problem) -> Tile:
+    """Tile of the all-pairs kernel, whose programs go from tile to tile if registers suffice.
+
+    Where a product takes no longer than its epilogue, two programs share a processor, so that one
+    multiplies while the other computes scores; they read more, which longer products would feel.
+    """
+    tile = _forward(problem)
+    shifted = problem.similarity == SMOOTH_CHAMFER and problem.factors == SHIFTED
+    if problem.row_ragged or problem.column_ragged or shifted:
+        return tile
+    if problem.arch == "interpreter":
+        return replace(tile, persistent=1)
+    if tile != _FORWARD["hopper"][0]:
+        return tile
+    if problem.dims <= SHALLOW and max(problem.row_size, problem.column_size) <= 8:
+        return replace(tile, block_m=128, num_warps=4, persistent=2)
+    return replace(tile, persistent=1)
 
 
 @tuned
