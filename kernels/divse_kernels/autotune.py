@@ -76,6 +76,9 @@ def neighbours(tile: Tile, problem: Problem) -> Iterator[Tile]:
     for stages in (tile.num_stages - 1, tile.num_stages + 1):
         if STAGES[0] <= stages <= STAGES[1]:
             yield replace(tile, num_stages=stages)
+    for persistent in (0, 1, 2) if tile.persistent else ():
+        if persistent != tile.persistent:
+            yield replace(tile, persistent=persistent)
     for polynomial in POLYNOMIALS:
         if polynomial != tile.polynomial:
             yield replace(tile, polynomial=polynomial)
