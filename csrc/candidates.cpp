@@ -1,11 +1,14 @@
 // Every query with its own candidates; an aligned pair is a query with one candidate.
 //
-// Gradients: of one query all candidates go in lanes (x) and its elements are the dense side (y), as
-// in backward.cpp. A gallery set may be a candidate of many queries, so queries are taken in waves:
+// Gradients: of one query the candidates are x and its elements y, as in backward.cpp; cosines and
+// weights stand in dense columns for the products, and are moved into lanes to be weighed, so that a
+// query with one candidate does not pay for a register full of them.
+// A gallery set may be a candidate of many queries, so queries are taken in waves:
 // gradients of a wave are computed in parallel into memory of their own, then added, each gallery
 // set by one thread in the order of the queries.
 #include <algorithm>
 #include <cmath>
+#include <memory>
 #include <numeric>
 #include <vector>
 
@@ -52,14 +55,16 @@ double work_of(const Sets& queries, const Sets& gallery, const Candidates& candi
     return multiply_adds(queries, each);
 }
 
+// Queries that share a workspace: one each, unless their lists are short.
+Index queries_of_a_task(const Candidates& candidates) { return candidates.count < 64 ? 16 : 1; }
+
 }  // namespace
 
 void candidate_scores(const Sets& queries, const Sets& gallery, const Candidates& candidates,
                       Similarity similarity, const Kernel& kernel, int threads, float* out) {
-    constexpr Index queries_of_a_task = 16;  // so that short lists share a workspace
     const Terms terms = terms_of(similarity, std::max(queries.elements, gallery.elements));
     threads = worthwhile_threads(thread_count(threads), work_of(queries, gallery, candidates));
-    const Index step = candidates.count < 64 ? queries_of_a_task : 1;
+    const Index step = queries_of_a_task(candidates);
     parallel_for((queries.count + step - 1) / step, threads, [&](Index task) {
         const Workspace workspace(kernel, 1, queries.elements, gallery.elements, queries.dim);
         std::vector<float> scores(at(candidates.count));
@@ -84,36 +89,31 @@ public:
     Part(const Sets& queries, const Sets& gallery, const Candidates& candidates, Index query,
          const Kernel& kernel)
         : listed_(candidates, query), query_(query), length_(length_of(queries, query)),
-          elements_(gallery.elements), width_(kernel.width),
-          dense_x_(columns(), gallery.dim, width_), dense_y_(length_, gallery.dim, width_) {
-        const Sets sets = listed_.of(gallery);
+          elements_(gallery.elements), kernel_(kernel),
+          dense_x_(listed_.count() * elements_, gallery.dim, kernel.width),
+          dense_y_(length_, gallery.dim, kernel.width) {
         for (Index i = 0; i < length_; ++i) dense_y_.put(i, element_at(queries, query, i));
         for (Index m = 0; m < listed_.count(); ++m) {
-            for (Index j = 0; j < length_of(sets, m); ++j) {
-                dense_x_.put(column(m, j), element_at(sets, m, j));
+            const Index n = listed_.ids[at(m)];
+            for (Index j = 0; j < length_of(gallery, n); ++j) {
+                dense_x_.put(m * elements_ + j, element_at(gallery, n, j));
             }
         }
     }
 
     // Returns the sum of grad * (sum_ij w_ij c_ij - S with log_mean).
-    double run(const Sets& gallery, const Kernel& kernel, const Terms& terms,
-               const GradScores& grad_scores) {
+    double run(const Sets& gallery, const Terms& terms, const GradScores& grad_scores,
+               const Scratch& scratch) {
         if (listed_.count() == 0) return 0;
-        const PackedQueries packed(listed_.of(gallery), 0, listed_.count(), true, kernel, false);
-        const Weights weights(length_, columns());
-        std::vector<const float*> rows;
-        for (Index i = 0; i < length_; ++i) {
-            rows.push_back(dense_y_.values.data() + i * dense_y_.stride);
-        }
-        kernel.multiply(packed.block(), rows.data(), length_, weights.row(0), weights.stride);
-        std::vector<float> own(at(listed_.count()));
-        for (Index m = 0; m < listed_.count(); ++m) own[at(m)] = grad_of(grad_scores, m);
-        const std::vector<float> grads =
-            grads_in_lanes(packed.block(), {own.data(), 1, 0}, width_, 0, 1);
-        const Workspace workspace(kernel, 1, elements_, length_, gallery.dim);
-        const double moment = kernel.weigh(packed.block(), {&length_, 1}, terms, grads.data(),
-                                           weights.row(0), weights.stride, workspace.scratch());
-        multiply(weights, dense_x_, dense_y_, 0, kernel, 1);
+        const Weights weights(length_, listed_.count() * elements_);
+        compute_cosines(weights);
+        const Index groups = (listed_.count() + kernel_.width - 1) / kernel_.width;
+        const Weights lanes(length_, groups * elements_ * kernel_.width);
+        std::fill_n(lanes.row(0), lanes.rows * lanes.stride, 0.0f);
+        move(weights, lanes, [](float& dense, float& lane) { lane = dense; });
+        const double moment = weigh(gallery, terms, grad_scores, lanes, groups, scratch);
+        move(weights, lanes, [](float& dense, float& lane) { dense = lane; });
+        multiply(weights, dense_x_, dense_y_, 0, kernel_, 1);
         return moment;
     }
 
@@ -141,17 +141,64 @@ public:
             if (n % modulus != remainder) continue;
             for (Index j = 0; j < length_of(gallery, n); ++j) {
                 float* out = grad_gallery + (n * elements_ + j) * dense_x_.dim;
-                const float* grad = dense_x_.grads.data() + column(m, j) * dense_x_.stride;
+                const float* grad =
+                    dense_x_.grads.data() + (m * elements_ + j) * dense_x_.stride;
                 for (Index d = 0; d < dense_x_.dim; ++d) out[d] += grad[d];
             }
         }
     }
 
 private:
-    Index columns() const { return (listed_.count() + width_ - 1) / width_ * width_ * elements_; }
+    // Cosines [query element][candidate element].
+    void compute_cosines(const Weights& out) const {
+        const Index width = kernel_.width, step = kernel_.panel * width, dim = dense_x_.dim;
+        const Index floats = (out.columns + step - 1) / step * step * dim;
+        const Floats panels(floats);
+        std::fill_n(panels.data(), floats, 0.0f);
+        for (Index c = 0; c < out.columns; ++c) {
+            const float* from = dense_x_.values.data() + c * dense_x_.stride;
+            float* to = panels.data() + c / step * step * dim + c % step;
+            for (Index d = 0; d < dim; ++d) to[d * step] = from[d];
+        }
+        QueryBlock block{};
+        block.groups = (out.columns + width - 1) / width;
+        block.elements = 1;
+        block.dim = dim;
+        block.values = panels.data();
+        std::vector<const float*> rows;
+        for (Index i = 0; i < length_; ++i) {
+            rows.push_back(dense_y_.values.data() + i * dense_y_.stride);
+        }
+        kernel_.multiply(block, rows.data(), length_, out.row(0), out.stride);
+    }
 
-    Index column(Index m, Index j) const {
-        return (m / width_ * elements_ + j) * width_ + m % width_;
+    // move_one(dense, lane) for every cosine: columns are [candidate][element] in `dense` and
+    // [group][element][lane] in `lanes`.
+    template <class MoveOne>
+    void move(const Weights& dense, const Weights& lanes, const MoveOne& move_one) const {
+        const Index width = kernel_.width;
+        for (Index i = 0; i < length_; ++i) {
+            for (Index m = 0; m < listed_.count(); ++m) {
+                float* lane = lanes.row(i) + m / width * width * elements_ + m % width;
+                float* column = dense.row(i) + m * elements_;
+                for (Index j = 0; j < elements_; ++j) move_one(column[j], lane[j * width]);
+            }
+        }
+    }
+
+    double weigh(const Sets& gallery, const Terms& terms, const GradScores& grad_scores,
+                 const Weights& lanes, Index groups, const Scratch& scratch) const {
+        std::vector<float> lengths(at(groups * kernel_.width), 1.0f), grads(lengths.size(), 0.0f);
+        for (Index m = 0; m < listed_.count(); ++m) {
+            lengths[at(m)] = static_cast<float>(length_of(gallery, listed_.ids[at(m)]));
+            grads[at(m)] = grad_of(grad_scores, m);
+        }
+        QueryBlock block{};
+        block.groups = groups;
+        block.elements = elements_;
+        block.lengths = lengths.data();
+        return kernel_.weigh(block, {&length_, 1}, terms, grads.data(), lanes.row(0), lanes.stride,
+                             scratch);
     }
 
     float grad_of(const GradScores& grads, Index m) const {
@@ -160,7 +207,8 @@ private:
     }
 
     const Listed listed_;
-    const Index query_, length_, elements_, width_;
+    const Index query_, length_, elements_;
+    const Kernel& kernel_;
     Dense dense_x_, dense_y_;
 };
 
@@ -170,26 +218,29 @@ double candidate_backward(const Sets& queries, const Sets& gallery, const Candid
                           Similarity similarity, const Kernel& kernel, int threads,
                           const GradScores& grad_scores, float* grad_queries,
                           float* grad_gallery) {
-    constexpr Index floats_of_a_wave = 1 << 23;
+    constexpr Index floats_of_a_wave = 1 << 20;
     std::fill_n(grad_queries, queries.count * queries.elements * queries.dim, 0.0f);
     std::fill_n(grad_gallery, gallery.count * gallery.elements * gallery.dim, 0.0f);
     const Terms terms = terms_of({similarity.measure, similarity.alpha, true},
                                  std::max(queries.elements, gallery.elements));
     threads = worthwhile_threads(thread_count(threads), 3 * work_of(queries, gallery, candidates));
-    const Index lanes = (candidates.count + kernel.width - 1) / kernel.width * kernel.width;
-    const Index floats = 3 * lanes * gallery.elements * (gallery.dim + kernel.width) + 1;
-    const Index wave = std::max<Index>(threads, floats_of_a_wave / floats);
+    const Index floats = 2 * candidates.count * gallery.elements * (gallery.dim + 32) + 1;
+    const Index step = queries_of_a_task(candidates);
+    const Index wave = std::max<Index>(threads * step, floats_of_a_wave / floats);
     std::vector<double> moments(at(queries.count)), sizes(at(queries.count));
     for (Index first = 0; first < queries.count; first += wave) {
         const Index count = std::min(wave, queries.count - first);
         std::vector<std::unique_ptr<Part>> parts(at(count));
-        parallel_for(count, threads, [&](Index i) {
-            const Index q = first + i;
-            auto part = std::make_unique<Part>(queries, gallery, candidates, q, kernel);
-            moments[at(q)] = part->run(gallery, kernel, terms, grad_scores);
-            sizes[at(q)] = part->sizes_moment(gallery, grad_scores);
-            part->take_query(grad_queries, queries.elements);
-            parts[at(i)] = std::move(part);
+        parallel_for((count + step - 1) / step, threads, [&](Index task) {
+            const Workspace workspace(kernel, 1, gallery.elements, queries.elements, queries.dim);
+            for (Index i = task * step; i < std::min((task + 1) * step, count); ++i) {
+                const Index q = first + i;
+                auto part = std::make_unique<Part>(queries, gallery, candidates, q, kernel);
+                moments[at(q)] = part->run(gallery, terms, grad_scores, workspace.scratch());
+                sizes[at(q)] = part->sizes_moment(gallery, grad_scores);
+                part->take_query(grad_queries, queries.elements);
+                parts[at(i)] = std::move(part);
+            }
         });
         parallel_for(threads, threads, [&](Index thread) {
             for (const auto& part : parts) {
