@@ -172,6 +172,7 @@ OTHERS = (
     *(Case("scores", 4, 1024, similarity=name) for name in ("chamfer", "mil")),
     Case("scores", 1024, 128, (4, 1024), similarity="maxsim"),
     Case("scores", 64, 128, (1024, 4096)),
+    *(Case("scores", 32, 128, (32, 32_768), similarity="maxsim", size=n) for n in (300, 1024)),
     *(Case("gradient", 4, dims) for dims in (256, 512)),
     *(Case("gradient", 4, 1024, alpha=alpha) for alpha in (200.0, None)),
     Case("gradient", 4, 1024, TRAINING),
