@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+pytest_plugins = ["cli_cases"]
 BENCH = Path(__file__).resolve().parents[1] / "bench"
 HAS_GPU = torch.cuda.is_available()
 if not HAS_GPU:

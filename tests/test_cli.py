@@ -5,54 +5,13 @@ import subprocess
 import sys
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
+from gallery_cases import ragged, vectors
 from PIL import Image
-from safetensors.numpy import save_file
-from test_gallery import ragged, vectors
 
 from divse.cli import main
 from divse.search.gallery import Gallery
-
-
-@pytest.fixture
-def run(capsys, monkeypatch):
-    """Run a command in this process -> (exit code, stdout, stderr)."""
-    monkeypatch.setenv("COLUMNS", "120")
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as stopped:
-            main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return stopped.value.code, captured.out, captured.err
-
-    return call
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    """Embeddings of 30 sets in every kind of file, and a gallery of them."""
-    folder, values = tmp_path_factory.mktemp("cli"), vectors(30, 3, 8)
-    np.save(folder / "sets.npy", values)
-    np.save(folder / "queries.npy", 5 * values[[7, 2]])
-    names = [f"thing {row}" for row in range(30)]
-    (folder / "ids.txt").write_text("\n".join(names))
-    (folder / "ids.json").write_text(json.dumps(names))
-    np.save(folder / "ids.npy", np.arange(30) * 10)
-    save_file({"embeddings": values, "ids": np.arange(30)}, folder / "sets.safetensors")
-    rows = {"id": names, "vectors": values.tolist(), "year": range(1990, 2020)}
-    pq.write_table(pa.table(rows), folder / "sets.parquet", row_group_size=11)
-    packed = ragged(30, 4, 8)
-    real = np.arange(4) < packed.lengths[:, None]
-    np.save(folder / "packed.npy", packed.values[real])
-    np.save(folder / "lengths.npy", packed.lengths)
-    lists = [list(packed.values[row, :n]) for row, n in enumerate(packed.lengths)]
-    lists = [[vector.tolist() for vector in row] for row in lists]
-    pq.write_table(pa.table({"embeddings": lists}), folder / "ragged.parquet", row_group_size=7)
-    Gallery.create(folder / "g", values, names, {"year": range(1990, 2020)})
-    return folder
 
 
 def json_lines(text: str) -> list[dict]:
@@ -78,14 +37,14 @@ def test_as_a_subprocess(files):
     assert missing.stderr.count("\n") == 1 and "no gallery at" in missing.stderr
 
 
-def test_help_version_and_usage(run):
-    code, out, _ = run("--help")
+def test_help_version_and_usage(cli):
+    code, out, _ = cli("--help")
     assert code == 0 and "Examples" in out and "query" in out
     for command in ("build", "info", "verify", "query"):
-        code, out, _ = run(command, "--help")
+        code, out, _ = cli(command, "--help")
         assert code == 0 and f"divse-search {command} g" in out
-    assert run("--version")[1].startswith("divse-search ")
-    assert run("frobnicate")[0] == 2
+    assert cli("--version")[1].startswith("divse-search ")
+    assert cli("frobnicate")[0] == 2
 
 
 @pytest.mark.parametrize(
@@ -100,9 +59,9 @@ def test_help_version_and_usage(run):
         (["ragged.parquet"], 0),
     ],
 )
-def test_build_from_every_kind_of_file(files, tmp_path, run, monkeypatch, arguments, first_id):
+def test_build_from_every_kind_of_file(files, tmp_path, cli, monkeypatch, arguments, first_id):
     monkeypatch.chdir(files)
-    code, out, err = run("build", tmp_path / "g", "--embeddings", *arguments)
+    code, out, err = cli("build", tmp_path / "g", "--embeddings", *arguments)
     assert (code, err) == (0, ""), err
     assert out.startswith("built") and "30 sets of" in out and "D=8" in out
     gallery = Gallery.open(tmp_path / "g")
@@ -115,10 +74,10 @@ def test_build_from_every_kind_of_file(files, tmp_path, run, monkeypatch, argume
         assert gallery.columns["year"][29].as_py() == 2019
 
 
-def test_index_is_built_when_large_or_asked_for(files, tmp_path, run, monkeypatch):
+def test_index_is_built_when_large_or_asked_for(files, tmp_path, cli, monkeypatch):
     def indexes(*options):
         build = ("build", tmp_path / "g", "--embeddings", files / "sets.npy", "--overwrite")
-        code, _, err = run(*build, *options)
+        code, _, err = cli(*build, *options)
         assert code == 0, err
         return len(list((tmp_path / "g").glob("index-*")))
 
@@ -126,51 +85,51 @@ def test_index_is_built_when_large_or_asked_for(files, tmp_path, run, monkeypatc
     monkeypatch.setattr("divse.search.searcher.EXACT_UP_TO", 1)
     assert (indexes("--no-index"), indexes()) == (0, 1)
     query = ("query", tmp_path / "g", "--embeddings", files / "queries.npy", "--format", "json")
-    assert json_lines(run(*query)[1])[0]["plan"] == "prefilter"
+    assert json_lines(cli(*query)[1])[0]["plan"] == "prefilter"
 
 
-def test_single_vectors_are_sets_of_one(tmp_path, run):
+def test_single_vectors_are_sets_of_one(tmp_path, cli):
     np.save(tmp_path / "v.npy", vectors(5, 8))
-    assert run("build", tmp_path / "g", "--embeddings", tmp_path / "v.npy")[0] == 0
+    assert cli("build", tmp_path / "g", "--embeddings", tmp_path / "v.npy")[0] == 0
     assert Gallery.open(tmp_path / "g").k == 1
 
 
-def test_info_and_verify(files, run):
-    code, out, _ = run("info", files / "g", "--format", "json")
+def test_info_and_verify(files, cli):
+    code, out, _ = cli("info", files / "g", "--format", "json")
     assert code == 0 and json.loads(out)["sets"] == 30
-    code, out, _ = run("info", files / "g")
+    code, out, _ = cli("info", files / "g")
     assert code == 0 and "float16" in out and "year" in out
-    assert run("verify", files / "g")[1].startswith("whole: 30 sets")
+    assert cli("verify", files / "g")[1].startswith("whole: 30 sets")
 
 
-def test_verify_names_the_damaged_file(files, tmp_path, run):
+def test_verify_names_the_damaged_file(files, tmp_path, cli):
     Gallery.create(tmp_path / "g", vectors(3, 2, 8))
     path = next((tmp_path / "g").glob("*/embeddings.npy"))
     path.write_bytes(path.read_bytes()[:-1] + b"\x01")
-    code, out, err = run("verify", tmp_path / "g")
+    code, out, err = cli("verify", tmp_path / "g")
     assert (code, out) == (1, "") and "embeddings.npy" in err and err.count("\n") == 1
 
 
-def test_table_and_json_answers(files, run):
+def test_table_and_json_answers(files, cli):
     query = ("query", files / "g", "--embeddings", files / "queries.npy", "--topk", 3)
-    code, table, err = run(*query)
+    code, table, err = cli(*query)
     assert (code, err) == (0, "")
     assert "query 0  (exact)" in table and "thing 7" in table and "1997" in table
-    answers = json_lines(run(*query, "--format", "json", "--candidates", 20)[1])
+    answers = json_lines(cli(*query, "--format", "json", "--candidates", 20)[1])
     assert len(answers) == 2 and answers[1]["query"] == {"number": 1}
     assert answers[0]["plan"] == "prefilter" and answers[0]["certified"] is False
     first = answers[0]["hits"][0]
     assert first.pop("score") == pytest.approx(1, abs=0.1)
     assert first == {"rank": 1, "id": "thing 7", "year": 1997}
-    exact = json_lines(run(*query, "--format", "json", "--exact")[1])
+    exact = json_lines(cli(*query, "--format", "json", "--exact")[1])
     assert [a["hits"] for a in exact] == [
         [{**hit, "score": pytest.approx(hit["score"], abs=2e-6)} for hit in a["hits"]]
-        for a in json_lines(run(*query, "--format", "json", "--impl", "reference")[1])
+        for a in json_lines(cli(*query, "--format", "json", "--impl", "reference")[1])
     ]
     assert exact[0]["certified"] is True
 
 
-def test_many_segments_and_many_queries(files, tmp_path, run, monkeypatch):
+def test_many_segments_and_many_queries(files, tmp_path, cli, monkeypatch):
     gallery = Gallery.create(tmp_path / "g", vectors(10, 3, 8, seed=1))
     for seed in range(2, 5):
         gallery = gallery.add(vectors(10, 3, 8, seed=seed))
@@ -178,7 +137,7 @@ def test_many_segments_and_many_queries(files, tmp_path, run, monkeypatch):
     monkeypatch.setattr("divse.cli.query.BATCH", 7)
     for plan in ((), ("--candidates", 5)):
         query = ("query", tmp_path / "g", "--embeddings", tmp_path / "q.npy", "--topk", 1, *plan)
-        answers = json_lines(run(*query, "--format", "json")[1])
+        answers = json_lines(cli(*query, "--format", "json")[1])
         assert [answer["hits"][0]["id"] for answer in answers] == list(range(40))
         assert [answer["query"]["number"] for answer in answers] == list(range(40))
 
@@ -201,11 +160,11 @@ def test_bars_follow_the_work(monkeypatch, capsys):
     assert drawn == expected
 
 
-def test_similarity_and_alpha_of_a_query(files, run):
+def test_similarity_and_alpha_of_a_query(files, cli):
     query = ("query", files / "g", "--embeddings", files / "queries.npy", "--format", "json")
     scores = {}
     for options in ((), ("--similarity", "chamfer"), ("--alpha", "900"), ("--alpha", "4")):
-        code, out, err = run(*query, *options)
+        code, out, err = cli(*query, *options)
         assert code == 0, err
         scores[options] = [hit["score"] for hit in json_lines(out)[0]["hits"]]
     sharp, chamfer = scores["--alpha", "900"], scores["--similarity", "chamfer"]
@@ -213,9 +172,9 @@ def test_similarity_and_alpha_of_a_query(files, run):
     assert scores["--alpha", "4"] != scores[()] != chamfer
 
 
-def test_queries_of_a_parquet_file_keep_their_ids(files, run):
+def test_queries_of_a_parquet_file_keep_their_ids(files, cli):
     query = ("query", files / "g", "--embeddings", files / "sets.parquet", "--topk", 1)
-    answers = json_lines(run(*query, "--format", "json")[1])
+    answers = json_lines(cli(*query, "--format", "json")[1])
     assert [a["query"]["id"] for a in answers] == [a["hits"][0]["id"] for a in answers]
 
 
@@ -238,9 +197,9 @@ def test_queries_of_a_parquet_file_keep_their_ids(files, run):
         "query g --embeddings queries.npy --model m",
     ],
 )
-def test_wrong_usage_ends_with_2(files, run, monkeypatch, arguments):
+def test_wrong_usage_ends_with_2(files, cli, monkeypatch, arguments):
     monkeypatch.chdir(files)
-    code, out, err = run(*arguments.split())
+    code, out, err = cli(*arguments.split())
     assert (code, out) == (2, "") and err
 
 
@@ -271,23 +230,23 @@ def test_wrong_usage_ends_with_2(files, run, monkeypatch, arguments):
         ("verify .", "is not a gallery"),
     ],
 )
-def test_errors_are_one_line_and_end_with_1(files, run, monkeypatch, arguments, message):
+def test_errors_are_one_line_and_end_with_1(files, cli, monkeypatch, arguments, message):
     monkeypatch.chdir(files)
     for name in ("broken.npy", "broken.safetensors", "broken.parquet"):
         (files / name).write_bytes(b"nothing of the kind")
     np.save("pickled.npy", np.array([{}], dtype=object), allow_pickle=True)
     np.save("wide.npy", vectors(2, 3, 16))
     np.save("zero.npy", vectors(2, 3, 8) * np.array([1, 0, 1])[None, :, None])
-    code, out, err = run(*arguments.split())
+    code, out, err = cli(*arguments.split())
     assert (code, out) == (1, "")
     assert message in err and err.startswith("divse-search: error: ") and err.count("\n") == 1
     assert not (files / "new").exists()
 
 
-def test_topk_beyond_the_gallery_gives_all_of_it(files, run, monkeypatch):
+def test_topk_beyond_the_gallery_gives_all_of_it(files, cli, monkeypatch):
     monkeypatch.chdir(files)
     arguments = ["--embeddings", "queries.npy", "--topk", "31", "--format", "json"]
-    code, out, _ = run("query", "g", *arguments)
+    code, out, _ = cli("query", "g", *arguments)
     assert code == 0
     assert [len(json.loads(line)["hits"]) for line in out.splitlines()] == [30] * len(
         np.load("queries.npy")
@@ -333,15 +292,15 @@ def pictures(tmp_path_factory):
     return folder
 
 
-def test_pictures_to_contact_sheet(model, pictures, tmp_path, run):
-    code, _, err = run("build", tmp_path / "g", "--model", model, "--images", pictures)
+def test_pictures_to_contact_sheet(model, pictures, tmp_path, cli):
+    code, _, err = cli("build", tmp_path / "g", "--model", model, "--images", pictures)
     assert code == 0, err
     gallery = Gallery.open(tmp_path / "g")
     assert gallery.ids.tolist() == ["a.png", "b.jpg", "more/c.png"]
     assert gallery.metadata["model"]["similarity"]["alpha"] == 8.0
     sheet = tmp_path / "found.png"
     texts = ("--text", "a red circle", "--text", "two blue stars")
-    code, out, err = run(
+    code, out, err = cli(
         "query", tmp_path / "g", *texts, "--topk", 2, "--contact-sheet", sheet, "--format", "json"
     )
     assert code == 0, err
@@ -352,33 +311,33 @@ def test_pictures_to_contact_sheet(model, pictures, tmp_path, run):
     with Image.open(sheet) as drawn:
         assert drawn.width > 500 and drawn.height > 400
     picture = pictures / "more" / "c.png"
-    code, out, err = run("query", tmp_path / "g", "--image", picture, "--topk", 1)
+    code, out, err = cli("query", tmp_path / "g", "--image", picture, "--topk", 1)
     assert code == 0 and "more/c.png" in out, err
 
 
-def test_texts_as_a_gallery(model, pictures, tmp_path, run):
+def test_texts_as_a_gallery(model, pictures, tmp_path, cli):
     (tmp_path / "lines.txt").write_text("a red circle\ntwo blue stars\n")
-    code, _, err = run("build", tmp_path / "g", "--model", model, "--texts", tmp_path / "lines.txt")
+    code, _, err = cli("build", tmp_path / "g", "--model", model, "--texts", tmp_path / "lines.txt")
     assert code == 0, err
     query = ("query", tmp_path / "g", "--topk", 1, "--format", "json")
-    hit = json_lines(run(*query, "--text", "two blue stars")[1])[0]["hits"][0]
+    hit = json_lines(cli(*query, "--text", "two blue stars")[1])[0]["hits"][0]
     assert (hit["id"], hit["text"]) == (1, "two blue stars")
     sheet = ("--contact-sheet", tmp_path / "s.png")
-    assert run(*query, "--image", pictures / "a.png", *sheet)[0] == 0
+    assert cli(*query, "--image", pictures / "a.png", *sheet)[0] == 0
     (tmp_path / "lines.txt").write_text("one\n\n")
-    code, _, err = run("build", tmp_path / "n", "--model", model, "--texts", tmp_path / "lines.txt")
+    code, _, err = cli("build", tmp_path / "n", "--model", model, "--texts", tmp_path / "lines.txt")
     assert code == 1 and "line 2 is empty" in err
 
 
-def test_model_that_does_not_fit_is_refused(model, pictures, tmp_path, run):
+def test_model_that_does_not_fit_is_refused(model, pictures, tmp_path, cli):
     from divse.encoder import DivSE
 
-    run("build", tmp_path / "g", "--model", model, "--images", pictures)
+    cli("build", tmp_path / "g", "--model", model, "--images", pictures)
     other = DivSE.from_pretrained(model)
     with torch.no_grad():
         next(other.model.parameters()).add_(1)
     other.save_pretrained(tmp_path / "other")
     query = ("query", tmp_path / "g", "--text", "a red circle", "--topk", 1)
-    code, out, err = run(*query, "--model", tmp_path / "other")
+    code, out, err = cli(*query, "--model", tmp_path / "other")
     assert (code, out) == (1, "") and "does not fit" in err and "fingerprint" in err
-    assert run(*query, "--model", model)[0] == 0
+    assert cli(*query, "--model", model)[0] == 0

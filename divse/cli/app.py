@@ -9,6 +9,19 @@ from typing import Annotated, NoReturn
 import typer
 
 from divse import __version__
+from divse.cli import maintain
+from divse.cli.arguments import (
+    EmbeddingsPath,
+    Format,
+    GalleryPath,
+    IdsPath,
+    ImagesPath,
+    LengthsPath,
+    ModelPath,
+    TextsPath,
+    one_of,
+    usage,
+)
 
 app = typer.Typer(
     name="divse-search",
@@ -18,24 +31,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-GalleryPath = Annotated[Path, typer.Argument(metavar="GALLERY", help="The gallery's folder.")]
-Format = Annotated[str, typer.Option("--format", help="table or json.", metavar="table|json")]
-ModelPath = Annotated[
-    Path | None, typer.Option("--model", help="A trained model: a run of train.py.")
-]
-EmbeddingsPath = Annotated[
-    Path | None,
-    typer.Option(
-        "--embeddings",
-        metavar="FILE",
-        help="Embeddings: .npy (N, K, D), .safetensors or .parquet.",
-    ),
-]
-LengthsPath = Annotated[
-    Path | None,
-    typer.Option("--lengths", metavar="FILE", help=".npy with the number of elements of each set."),
-]
 
 
 def _show_version(asked: bool) -> None:
@@ -70,17 +65,10 @@ def build(
     gallery: GalleryPath,
     embeddings: EmbeddingsPath = None,
     lengths: LengthsPath = None,
-    ids: Annotated[
-        Path | None,
-        typer.Option("--ids", metavar="FILE", help="Ids: .npy, a .json list, or one id a line."),
-    ] = None,
+    ids: IdsPath = None,
     model: ModelPath = None,
-    images: Annotated[
-        Path | None, typer.Option("--images", metavar="DIR", help="Embed the pictures below DIR.")
-    ] = None,
-    texts: Annotated[
-        Path | None, typer.Option("--texts", metavar="FILE", help="Embed each line of FILE.")
-    ] = None,
+    images: ImagesPath = None,
+    texts: TextsPath = None,
     dtype: Annotated[
         str, typer.Option(help="Stored as float16 or float32.", metavar="float16|float32")
     ] = "float16",
@@ -104,67 +92,15 @@ def build(
 
       divse-search build g --model runs/captions --images photos
     """
-    from divse.cli.build import BuildRequest, build_gallery
+    from divse.cli.build import SourceRequest, build_gallery
 
-    given = [
-        name
-        for name, value in (("embeddings", embeddings), ("images", images), ("texts", texts))
-        if value is not None
-    ]
-    if len(given) != 1:
-        _usage("give one of --embeddings FILE, --model RUN --images DIR, --model RUN --texts FILE")
-    if (given != ["embeddings"]) != (model is not None):
-        _usage("--model goes with --images or --texts, and they with --model")
-    if given != ["embeddings"] and (lengths is not None or ids is not None):
-        _usage("--ids and --lengths go with --embeddings")
-    _one_of("--dtype", dtype, ("float16", "float32"))
-    built = build_gallery(
-        BuildRequest(
-            gallery, embeddings, lengths, ids, model, images, texts, dtype, index, overwrite
-        )
-    )
+    asked = SourceRequest(embeddings, lengths, ids, model, images, texts)
+    if fault := asked.fault(model_recorded=False):
+        usage(fault)
+    one_of("--dtype", dtype, ("float16", "float32"))
+    built = build_gallery(gallery, asked, dtype, index, overwrite)
     what = f"{len(built):,} sets of {'up to ' if built.ragged else ''}K={built.k}, D={built.dim}"
     typer.echo(f"built {gallery}: {what}, {built.nbytes:,} bytes")
-
-
-@app.command()
-def info(gallery: GalleryPath, format: Format = "table") -> None:
-    """Say what a gallery is: sizes, ids, columns, model.
-
-    [bold]Example[/bold]
-
-      divse-search info g --format json
-    """
-    import json
-
-    from divse.cli.output import print_info
-    from divse.search.gallery import Gallery
-
-    _one_of("--format", format, ("table", "json"))
-    found = Gallery.open(gallery).info()
-    if format == "json":
-        typer.echo(json.dumps(found, ensure_ascii=False))
-    else:
-        print_info(found, sys.stdout)
-
-
-@app.command()
-def verify(gallery: GalleryPath) -> None:
-    """Read every byte of a gallery and check it against the recorded checksums.
-
-    Ends with exit code 1 and the name of the first damaged file, if there is one.
-
-    [bold]Example[/bold]
-
-      divse-search verify g && cp -r g backup/
-    """
-    from divse.cli.progress import bar
-    from divse.search.gallery import Gallery
-
-    opened = Gallery.open(gallery)
-    with bar("verify", opened.nbytes, "B") as step:
-        opened.verify(step)
-    typer.echo(f"whole: {len(opened):,} sets, {opened.nbytes:,} bytes, all checksums fit")
 
 
 @app.command()
@@ -231,15 +167,15 @@ def query(
     from divse.cli.query import QueryRequest, answer_queries
 
     if sum(bool(given) for given in (embeddings, text, image)) != 1:
-        _usage("give one of --embeddings FILE, --text TEXT, --image FILE")
+        usage("give one of --embeddings FILE, --text TEXT, --image FILE")
     if embeddings is None and lengths is not None:
-        _usage("--lengths goes with --embeddings")
+        usage("--lengths goes with --embeddings")
     if embeddings is not None and model is not None:
-        _usage("--embeddings need no --model")
+        usage("--embeddings need no --model")
     if exact and candidates is not None:
-        _usage("--candidates is of the prefilter, --exact does without: give one of them")
-    _one_of("--format", format, ("table", "json"))
-    _one_of("--impl", impl, ("auto", "native", "triton", "reference"))
+        usage("--candidates is of the prefilter, --exact does without: give one of them")
+    one_of("--format", format, ("table", "json"))
+    one_of("--impl", impl, ("auto", "native", "triton", "reference"))
     asked = QueryRequest(
         gallery=gallery,
         embeddings=embeddings,
@@ -259,24 +195,18 @@ def query(
     answer_queries(asked, sys.stdout)
 
 
+maintain.register(app)
+
+
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command; exit codes: 0 done, 1 an error (one line on stderr), 2 wrong usage."""
     try:
         app(arguments)
-    except (ValueError, TypeError, OSError, ImportError) as error:
+    except (ValueError, TypeError, KeyError, OSError, ImportError) as error:
         if "--traceback" in (sys.argv if arguments is None else arguments):
             raise
-        message = " ".join(str(error).split()) or type(error).__name__
+        text = str(error.args[0]) if isinstance(error, KeyError) else str(error)
+        message = " ".join(text.split()) or type(error).__name__
         typer.echo(f"divse-search: error: {message}", err=True)
         sys.exit(1)
     sys.exit(0)
-
-
-def _usage(message: str) -> NoReturn:
-    typer.echo(f"divse-search: usage: {message} (see --help)", err=True)
-    raise typer.Exit(2)
-
-
-def _one_of(option: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        _usage(f"{option}: got {value!r}, expected {' or '.join(allowed)}")
