@@ -1,4 +1,4 @@
-"""Chamfer, MaxSim, MIL and long sets as they ship: tuned tiles, tensor cores, persistent programs."""
+"""Chamfer, MaxSim, MIL and long sets as they ship: tuned tiles, tensor cores, persistence."""
 
 import pytest
 import torch
