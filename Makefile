@@ -42,6 +42,7 @@ format: $(READY)
 bench: $(READY)
 	$(BIN)/python bench/bench_score.py
 	$(BIN)/python bench/bench_search.py
+	$(BIN)/python bench/bench_cpu.py --sizes 10000 100000
 
 sass: $(READY)
 	$(BIN)/python bench/sass.py
