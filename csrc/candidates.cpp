@@ -218,7 +218,7 @@ double candidate_backward(const Sets& queries, const Sets& gallery, const Candid
                           Similarity similarity, const Kernel& kernel, int threads,
                           const GradScores& grad_scores, float* grad_queries,
                           float* grad_gallery) {
-    constexpr Index floats_of_a_wave = 1 << 20;
+    constexpr Index floats_of_a_wave = 1 << 17;  // the next wave finds its memory in the cache
     std::fill_n(grad_queries, queries.count * queries.elements * queries.dim, 0.0f);
     std::fill_n(grad_gallery, gallery.count * gallery.elements * gallery.dim, 0.0f);
     const Terms terms = terms_of({similarity.measure, similarity.alpha, true},
