@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from divse_kernels import smooth_chamfer_forward
+from divse_kernels import score_tile
 from divse_kernels.launch import Side, launches, on_device, problem
 from divse_kernels.problem import SMOOTH_CHAMFER, Problem
 from divse_kernels.score_tile import tile_scores
@@ -173,7 +173,7 @@ def mine_hardest_negatives(
 
 def constants(task: Problem, tile: Tile, log_mean: bool, topn: int) -> dict[str, int | bool | str]:
     """Compile-time arguments of the kernel."""
-    return smooth_chamfer_forward.constants(task, tile, log_mean) | {"TOPN": topn}
+    return score_tile.constants(task, tile, log_mean) | {"GROUP": 8, "TOPN": topn}
 
 
 def _positions(slots: Tensor) -> Tensor:
