@@ -73,6 +73,7 @@ def count(launch: Launch) -> dict[str, Any]:
         "kernel": launch.name,
         "tile": "x".join(str(launch.constants[b]) for b in launch.blocks),
         "warps": kernel.metadata.num_warps,
+        "persistent": bool(launch.constants.get("PERSISTENT", False)),
         "registers": int(registers),
         "spills": int(stack),
         "spill_instructions": found["LDL"] + found["STL"],

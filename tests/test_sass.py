@@ -86,16 +86,21 @@ def test_the_model_reproduces_what_was_measured(load):
 def test_the_model_judges_against_the_goals(load):
     model, cases = load("sass_model"), load("sass_cases")
     record = {"tile": "256x128x64", "warps": 8, "epilogue": model.MAXIMUM, "mufu": 0}
-    record |= {"matmul": 4, "kernel": "smooth_chamfer_forward", "spills": 8}
+    record |= {"matmul": 4, "kernel": "smooth_chamfer_forward", "spills": 8, "persistent": False}
     nothing = model.prediction(cases.Case("scores", 4, 1024), record)
     assert nothing["x cuBLAS"] == pytest.approx(0.96, abs=0.01) and nothing["met"] == "yes"
     bound = model.prediction(cases.Case("scores", 4, 1024), record | {"mufu": 180})
     assert bound["MUFU"] == 2880 and bound["x cuBLAS"] == pytest.approx(0.86, abs=0.01)
-    other = model.prediction(cases.Case("scores", 4, 256), record | {"warps": 4})
+    other = model.prediction(cases.Case("scores", 4, 256), record | {"tile": "64x64x64"})
     assert "never measured" in other["note"] and "x cuBLAS" not in other
     products = model.in_products(cases.Case("scores", 4, 1024), record)
     assert products["products"] == pytest.approx(1 / 0.96, abs=0.01)
     assert "spills 8 bytes" in products["note"]
+    walking = record | {"persistent": True, "instructions": model.MAXIMUM_ALL + 500}
+    found = model.prediction(cases.Case("scores", 4, 256), walking)
+    assert found["issue"] == 1000 and found["of floor"] < found["of floor, hidden"]
+    two = {"tile": "128x128x64", "warps": 4, "registers": 250, "shared": 100 << 10}
+    assert "two blocks" in model.prediction(cases.Case("scores", 4, 256), record | two)["note"]
 
 
 def test_the_page_shows_this_model(load):
