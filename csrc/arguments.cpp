@@ -99,7 +99,9 @@ Element SetsArgument::read_type(const std::string& type, Allowed allowed) const 
 
 void SetsArgument::read_lengths(const py::object& lengths) {
     const std::string what = name_ + " lengths: ";
-    if (sets_.offsets) throw py::value_error(what + "got lengths and offsets, expected one of them");
+    if (sets_.offsets) {
+        throw py::value_error(what + "got lengths and offsets, expected one of them");
+    }
     const py::array array = array_argument(name_ + " lengths", lengths);
     if (!has_type(array, "int64") || array.ndim() != 1 || array.shape(0) != sets_.count) {
         throw py::value_error(what + "got dtype " + text(array.dtype()) + ", shape " +

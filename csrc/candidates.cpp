@@ -1,8 +1,8 @@
 // Every query with its own candidates; an aligned pair is a query with one candidate.
 //
 // Gradients: of one query the candidates are x and its elements y, as in backward.cpp; cosines and
-// weights stand in dense columns for the products, and are moved into lanes to be weighed, so that a
-// query with one candidate does not pay for a register full of them.
+// weights stand in dense columns for the products, and are moved into lanes to be weighed, so that
+// a query with one candidate does not pay for a register full of them.
 // A gallery set may be a candidate of many queries, so queries are taken in waves:
 // gradients of a wave are computed in parallel into memory of their own, then added, each gallery
 // set by one thread in the order of the queries.
