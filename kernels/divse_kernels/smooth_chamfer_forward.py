@@ -1,7 +1,8 @@
-"""All-pairs Smooth-Chamfer scores in one pass over the tiles of the cosine matrix.
+"""All-pairs scores, by any similarity, in one pass over the tiles of the cosine matrix.
 
-Scores are symmetric in the two sides, so the caller may lay either one along the rows. Memory
-holds the two inputs and the scores, nothing else.
+Either side may lie along the rows. Memory holds the two inputs and the scores, nothing else. A
+program has one tile, or, persistent, goes from tile to tile: then the first loads of the next tile
+are under way while the scores of this one are computed.
 """
 
 import torch
@@ -164,8 +165,7 @@ def smooth_chamfer_forward(
     """Scores, tile by tile."""
     if PERSISTENT:
         tiles = tl.cdiv(ROW_SETS, BLOCK_M // K2) * tl.cdiv(COLUMN_SETS, BLOCK_N // L2)
-        # Flattened: the loop over dimensions runs on into the next tile, whose first loads are on
-        # their way while this tile's scores are computed.
+        # Flattened, the loop over dimensions runs on into the next tile.
         for tile in tl.range(
             bound(tl.program_id(0)), bound(tiles), bound(tl.num_programs(0)), flatten=True
         ):
