@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from divse.data import AUGMENTATIONS, Batches, ImageTextData, Vocabulary
+from divse.data import Batches, ImageTextData, Vocabulary
+from divse.data.augmentation import CHANGES, drop_regions, resized_crop
 
 
 def example(pictures=11, seed=0):
@@ -28,7 +29,7 @@ def batches_of(data, **settings):
 
 
 def same(a, b):
-    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+    return all(x is y is None or torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
 def test_all_captions_of_a_picture_are_in_its_batch():
@@ -114,11 +115,11 @@ def test_a_batch_is_never_larger_than_the_data():
     assert len(batches) == 1 and len(next(batches.epoch(0)).image_index) == 11
 
 
-@pytest.mark.parametrize("name", AUGMENTATIONS)
+@pytest.mark.parametrize("name", CHANGES)
 def test_augmentations_keep_the_form_and_the_original(name):
     picture = np.arange(16 * 16 * 3, dtype=np.uint8).reshape(16, 16, 3)
     original, rng = picture.copy(), np.random.default_rng(0)
-    results = [AUGMENTATIONS[name](picture, rng) for _ in range(8)]
+    results = [CHANGES[name](picture, rng) for _ in range(8)]
     assert all(r.shape == picture.shape and r.dtype == np.uint8 for r in results)
     assert any((r != picture).any() for r in results) and (picture == original).all()
 
@@ -150,3 +151,76 @@ def test_an_oracle_of_the_wrong_shape_is_refused():
     object.__setattr__(data, "oracle", lambda: np.ones((2, 3), dtype=bool))
     with pytest.raises(ValueError, match=r"one row a picture .* got \(2, 3\)"):
         _ = data.relevance
+
+
+def regions(pictures=9, seed=1):
+    """Data of regions instead of pictures, 1 to 5 each; feature 0 names picture and region."""
+    rng = np.random.default_rng(seed)
+    rows = [np.full((n, 3), i, np.float32) for i, n in enumerate(rng.integers(1, 6, pictures))]
+    for row in rows:
+        row[:, 1] = 1 + np.arange(len(row))
+    return ImageTextData(
+        name="regions",
+        split="train",
+        image_ids=[f"p{i}" for i in range(pictures)],
+        captions=[f"caption {i}" for i in range(pictures)],
+        image_of_caption=np.arange(pictures),
+        read_image=None,
+        read_features=lambda i: rows[i],
+    )
+
+
+def test_regions_are_padded_with_zeros_and_counted():
+    data = regions()
+    for batch in batches_of(data).in_order():
+        assert batch.pixels is None and batch.image_inputs[0] is batch.regions
+        for i, rows, count in zip(
+            batch.image_index, batch.regions, batch.region_counts, strict=True
+        ):
+            assert (rows[:count].numpy() == data.features(int(i))).all()
+            assert not rows[count:].any()
+        assert batch.to("cpu").regions.dtype == torch.float32
+
+
+def test_regions_are_dropped_in_training_only_and_repeatably():
+    data = regions(40)
+    batches = batches_of(data, region_drop=0.5, batch_size=40)
+    first, again, other = (next(batches.epoch(e)) for e in (0, 0, 1))
+    assert same(first, again) and first.region_counts.min() == 1
+    assert not torch.equal(first.region_counts, other.region_counts[first.image_index.argsort()])
+    left = int(first.region_counts.sum()) / int(next(batches.in_order()).region_counts.sum())
+    assert 0.4 < left < 0.75
+    assert next(batches.in_order()).region_counts.tolist() == [
+        len(data.features(i)) for i in range(40)
+    ]
+
+
+def test_one_region_always_stays():
+    rng = np.random.default_rng(0)
+    assert all(len(drop_regions(np.ones((2, 1), np.float32), 0.99, rng)) for _ in range(50))
+
+
+def test_asking_for_what_is_not_there_says_what_is():
+    with pytest.raises(ValueError, match="holds features of regions, not pictures"):
+        regions().image(0)
+    with pytest.raises(ValueError, match="holds pictures, not features of regions"):
+        example().features(0)
+    with pytest.raises(ValueError, match="region_drop must be at least 0"):
+        batches_of(regions(), region_drop=1.0)
+    assert regions().feature_dim == 3 and example().feature_dim == 0
+
+
+@pytest.mark.parametrize("shape", [(40, 40, 3), (300, 4, 3), (3, 200, 3)])
+def test_resized_crops_are_square_and_within_the_picture(shape):
+    picture = np.random.default_rng(0).integers(1, 255, shape, np.uint8)
+    crops = [resized_crop(picture, 16, np.random.default_rng(i)) for i in range(5)]
+    assert all(c.shape == (16, 16, 3) for c in crops)
+    assert any((c != crops[0]).any() for c in crops[1:]) or min(shape[:2]) < 8
+
+
+def test_a_view_is_cut_from_the_picture_as_it_was_read():
+    data = example()
+    viewed = batches_of(data, augment=["resized_crop", "flip"])
+    assert same(next(viewed.epoch(0)), next(viewed.epoch(0)))
+    assert same(next(viewed.in_order()), next(batches_of(data).in_order()))
+    assert not same(next(viewed.epoch(0)), next(batches_of(data).epoch(0)))

@@ -6,7 +6,8 @@ DATASETS maps a name to `load(split, *, path=None, **options) -> ImageTextData`.
 from collections.abc import Callable
 
 from divse.data import captions, scenes
-from divse.data.batching import AUGMENTATIONS, Batch, Batches
+from divse.data.augmentation import AUGMENTATIONS
+from divse.data.batching import Batch, Batches
 from divse.data.dataset import SPLITS, ImageTextData
 from divse.data.vocabulary import Vocabulary
 

@@ -14,23 +14,25 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from divse.data.augmentation import AUGMENTATIONS, CHANGES, VIEWS, drop_regions
 from divse.data.dataset import ImageTextData
 from divse.data.pictures import Picture, resize
 
 CACHE_BYTES = 2**30  # resized pictures are kept in memory up to this size of a split
 Tokenizer = Callable[[Sequence[str]], tuple[Tensor, Tensor]]
-Augmentation = Callable[[Picture, np.random.Generator], Picture]
 
 
 class Batch(NamedTuple):
-    """I pictures of S x S pixels and their T captions of at most L tokens.
+    """I pictures, as S x S pixels or R regions, and their T captions of at most L tokens.
 
-    pixels: uint8 (I, 3, S, S), or None when batches were asked for without pictures
+    pixels: uint8 (I, 3, S, S), or None for data of regions and batches without pictures
     tokens: int64 (T, L), padded with 0
     lengths: int64 (T,)
     image_of_caption: int64 (T,), positions in this batch, 0 .. I - 1, non-decreasing
     image_index: int64 (I,), rows of the data set
     caption_index: int64 (T,), rows of the data set
+    regions: float32 (I, R, C), padded with zeros, or None for data of pictures
+    region_counts: int64 (I,), at least 1, or None
     """
 
     pixels: Tensor | None
@@ -39,41 +41,22 @@ class Batch(NamedTuple):
     image_of_caption: Tensor
     image_index: Tensor
     caption_index: Tensor
+    regions: Tensor | None = None
+    region_counts: Tensor | None = None
+
+    @property
+    def image_inputs(self) -> tuple[Tensor, ...]:
+        """What the image encoder reads: (pixels,) or (regions, region_counts)."""
+        if self.pixels is not None:
+            return (self.pixels,)
+        if self.regions is None or self.region_counts is None:
+            raise ValueError("this batch has no pictures: it was asked for with size=None")
+        return self.regions, self.region_counts
 
     def to(self, device: torch.device | str) -> Batch:
         """Move every tensor to a device."""
-        pixels, *rest = self
-        moved = None if pixels is None else pixels.to(device, non_blocking=True)
-        return Batch(moved, *(tensor.to(device, non_blocking=True) for tensor in rest))
-
-
-def shift(picture: Picture, rng: np.random.Generator) -> Picture:
-    """Move the picture by up to 1/16 of its side; the border is repeated."""
-    reach = max(1, picture.shape[0] // 16)
-    padded = np.pad(picture, ((reach, reach), (reach, reach), (0, 0)), mode="edge")
-    top, left = rng.integers(0, 2 * reach + 1, size=2)
-    return padded[top : top + picture.shape[0], left : left + picture.shape[1]]
-
-
-def flip(picture: Picture, rng: np.random.Generator) -> Picture:
-    """Mirror left and right, every other time. Captions must not tell the two apart."""
-    return picture[:, ::-1] if rng.integers(2) else picture
-
-
-def crop(picture: Picture, rng: np.random.Generator) -> Picture:
-    """Cut out a square of 36 to 100 % of the area and resize it. What it loses, captions may name.
-
-    The range of scales is the paper's, for grid features.
-    """
-    side = picture.shape[0]
-    part = max(1, round(side * float(np.sqrt(rng.uniform(0.36, 1.0)))))
-    top, left = rng.integers(0, side - part + 1, size=2)
-    return resize(np.ascontiguousarray(picture[top : top + part, left : left + part]), side)
-
-
-# name -> augmentation of a resized picture (S, S, 3). None is on by default: only the owner of
-# the captions knows which of them stay true ("left of" does not survive a flip).
-AUGMENTATIONS: dict[str, Augmentation] = {"shift": shift, "flip": flip, "crop": crop}
+        moved = (None if x is None else x.to(device, non_blocking=True) for x in self)
+        return Batch(*moved)  # type: ignore[arg-type]
 
 
 class Batches:
@@ -83,9 +66,11 @@ class Batches:
     tokenizer: captions -> (ids (T, L), lengths (T,)); called once, on all captions
     batch_size: pictures a batch. In training the last few pictures of an epoch's order that do
         not fill a batch are left out of that epoch
-    size: pictures are resized to size x size; None = batches without pictures
+    size: pictures are resized to size x size; None = batches without pictures. Data of regions
+        has its regions in every batch, whatever the size
     seed: of order and augmentation
-    augment: names in AUGMENTATIONS, applied in this order, in training only
+    augment: names in AUGMENTATIONS, applied in this order (a view first), in training only
+    region_drop: probability that a region is left out, in training only; one always stays
     """
 
     def __init__(
@@ -96,16 +81,23 @@ class Batches:
         size: int | None,
         seed: int = 0,
         augment: Sequence[str] = (),
+        region_drop: float = 0.0,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1 picture, got {batch_size}")
         for name in augment:
             if name not in AUGMENTATIONS:
                 raise ValueError(f"augment must be of {', '.join(AUGMENTATIONS)}, got {name!r}")
+        if not 0 <= region_drop < 1:
+            raise ValueError(f"region_drop must be at least 0 and below 1, got {region_drop}")
+        if data.read_features is not None:
+            size = None
         self.data, self.size, self.seed = data, size, seed
+        self.region_drop = region_drop
         self.batch_size = min(batch_size, len(data))
         self.tokens, self.lengths = tokenizer(data.captions)
-        self._augment = [AUGMENTATIONS[name] for name in augment]
+        self._views = [VIEWS[name] for name in augment if name in VIEWS]
+        self._changes = [CHANGES[name] for name in augment if name in CHANGES]
         self._cached = np.zeros(len(data), dtype=bool)
         self._cache: NDArray[np.uint8] | None = None
         if size is not None and len(data) * size * size * 3 <= CACHE_BYTES:
@@ -123,9 +115,9 @@ class Batches:
             chosen = order[number * self.batch_size : (number + 1) * self.batch_size]
             yield self._batch(chosen, epoch)
 
-    def in_order(self) -> Iterator[Batch]:
-        """Yield every picture once, in the order of the data, without augmentation."""
-        for begin in range(0, len(self.data), self.batch_size):
+    def in_order(self, start: int = 0) -> Iterator[Batch]:
+        """Yield pictures from `start` on, in the order of the data, without augmentation."""
+        for begin in range(start, len(self.data), self.batch_size):
             end = min(begin + self.batch_size, len(self.data))
             yield self._batch(np.arange(begin, end), None)
 
@@ -135,6 +127,7 @@ class Batches:
         captions = torch.from_numpy(np.concatenate(runs))
         lengths = self.lengths[captions]
         owners = np.repeat(np.arange(len(images)), [len(run) for run in runs])
+        regions, counts = self._regions(images, epoch) if self.data.read_features else (None, None)
         return Batch(
             pixels=None if self.size is None else self._pixels(images, epoch),
             tokens=self.tokens[captions, : int(lengths.max())],
@@ -142,16 +135,27 @@ class Batches:
             image_of_caption=torch.from_numpy(owners),
             image_index=torch.from_numpy(images),
             caption_index=captions,
+            regions=regions,
+            region_counts=counts,
         )
 
     def _pixels(self, images: NDArray[np.int64], epoch: int | None) -> Tensor:
-        pictures = [self._picture(int(i)) for i in images]
-        if epoch is not None and self._augment:
-            pictures = [
-                self._augmented(picture, int(i), epoch)
-                for picture, i in zip(pictures, images, strict=True)
-            ]
+        pictures = [self._view(int(i), epoch) for i in images]
         return torch.from_numpy(np.stack(pictures).transpose(0, 3, 1, 2).copy())
+
+    def _view(self, index: int, epoch: int | None) -> Picture:
+        """Picture `index` as S x S; in training (`epoch` given) with its random changes."""
+        assert self.size is not None
+        if epoch is None or not (self._views or self._changes):
+            return self._picture(index)
+        rng = np.random.default_rng([self.seed, epoch, index])
+        if self._views:
+            picture = self._views[0](self.data.image(index), self.size, rng)
+        else:
+            picture = self._picture(index)
+        for change in self._changes:
+            picture = change(picture, rng)
+        return picture
 
     def _picture(self, index: int) -> Picture:
         assert self.size is not None
@@ -163,8 +167,16 @@ class Batches:
         picture: Picture = self._cache[index]
         return picture
 
-    def _augmented(self, picture: Picture, index: int, epoch: int) -> Picture:
-        rng = np.random.default_rng([self.seed, epoch, index])
-        for augment in self._augment:
-            picture = augment(picture, rng)
-        return picture
+    def _regions(self, images: NDArray[np.int64], epoch: int | None) -> tuple[Tensor, Tensor]:
+        """Regions (I, R, C) of pictures, padded with zeros, and how many each has, (I,)."""
+        rows = [self.data.features(int(i)) for i in images]
+        if epoch is not None and self.region_drop:
+            rows = [
+                drop_regions(row, self.region_drop, np.random.default_rng([self.seed, epoch, i]))
+                for row, i in zip(rows, images, strict=True)
+            ]
+        counts = np.array([len(row) for row in rows])
+        padded = np.zeros((len(rows), counts.max(), rows[0].shape[1]), np.float32)
+        for target, row in zip(padded, rows, strict=True):
+            target[: len(row)] = row
+        return torch.from_numpy(padded), torch.from_numpy(counts)

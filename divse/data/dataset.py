@@ -5,7 +5,8 @@ Captions stand picture by picture, so every caption of a picture is a run of con
     image_of_caption (T,) int64, non-decreasing: the picture each caption was written about
     relevance (I, T) bool or None: every pair that fits, where an oracle knows more than the source
 
-Legend: I pictures, T captions.
+A picture is there as pixels (`image(i)`), as precomputed features of its regions (`features(i)`),
+or as both. Legend: I pictures, T captions, R regions of a picture, C channels of a feature.
 """
 
 from __future__ import annotations
@@ -25,9 +26,11 @@ SPLITS = ("train", "val", "test")
 class ImageTextData:
     """One split of a picture-and-caption data set; `len` is the number of pictures.
 
-    `read_image(i)` gives picture i as uint8 (H, W, 3) and is called on every use; `oracle()`, if
-    there is one, gives the (I, T) relevance and is called once, on first use; `image_paths` names
-    the picture files, where there are such.
+    `read_image(i)` gives picture i as uint8 (H, W, 3) and is called on every use; it is None where
+    only features are there. `read_features(i)` gives the R region features of picture i, float
+    (R, C), with R differing from picture to picture; it is None where there are none. `oracle()`,
+    if there is one, gives the (I, T) relevance and is called once, on first use; `image_paths`
+    names the picture files, where there are such.
     """
 
     name: str
@@ -35,9 +38,10 @@ class ImageTextData:
     image_ids: list[str]
     captions: list[str]
     image_of_caption: NDArray[np.int64]
-    read_image: Callable[[int], NDArray[np.uint8]] = field(repr=False)
+    read_image: Callable[[int], NDArray[np.uint8]] | None = field(repr=False)
     oracle: Callable[[], NDArray[np.bool_]] | None = field(default=None, repr=False)
     image_paths: list[Path] | None = field(default=None, repr=False)
+    read_features: Callable[[int], NDArray[np.floating]] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         """Refuse rows that cannot be captions of consecutive pictures."""
@@ -65,11 +69,34 @@ class ImageTextData:
 
     def image(self, index: int) -> NDArray[np.uint8]:
         """Read picture `index`, uint8 (H, W, 3)."""
+        self._check_index(index)
+        if self.read_image is None:
+            raise ValueError(
+                f"{self.name}/{self.split} holds features of regions, not pictures: take an image "
+                "encoder that reads regions, or data with picture files"
+            )
+        return self.read_image(index)
+
+    def features(self, index: int) -> NDArray[np.float32]:
+        """Read the region features of picture `index`, float32 (R, C)."""
+        self._check_index(index)
+        if self.read_features is None:
+            raise ValueError(
+                f"{self.name}/{self.split} holds pictures, not features of regions: take an image "
+                "encoder that reads pixels, or data with precomputed regions"
+            )
+        return np.asarray(self.read_features(index), dtype=np.float32)
+
+    @cached_property
+    def feature_dim(self) -> int:
+        """Channels C of the region features; 0 where there are none."""
+        return self.features(0).shape[1] if self.read_features and len(self) else 0
+
+    def _check_index(self, index: int) -> None:
         if not 0 <= index < len(self):
             raise IndexError(
                 f"picture {index} asked for, {self.name}/{self.split} holds {len(self)}"
             )
-        return self.read_image(index)
 
     @cached_property
     def caption_offsets(self) -> NDArray[np.int64]:
