@@ -8,7 +8,7 @@ namespace {
 
 struct Madd {
     using Int = __m256i;
-    static constexpr int width = 8, bytes = 16, bias = 0;
+    static constexpr int width = 8, bytes = 16;
 
     static Int zero() { return _mm256_setzero_si256(); }
     static Int load(const std::int8_t* p) {

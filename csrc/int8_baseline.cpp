@@ -8,7 +8,7 @@ namespace {
 struct Plain {
     typedef std::int32_t Int __attribute__((vector_size(16)));
     typedef std::int8_t Bytes __attribute__((vector_size(4)));
-    static constexpr int width = 4, bytes = 4, bias = 0;
+    static constexpr int width = 4, bytes = 4;
 
     static Int zero() { return Int{}; }
     static Int load(const std::int8_t* p) {

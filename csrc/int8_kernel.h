@@ -10,8 +10,8 @@ namespace divse {
 constexpr int code_padding = 64;  // bytes that a row of query codes is a multiple of
 constexpr int code_rows = 4;      // rows that the number of query rows is padded to
 
-// The scalars of one part of the queries' codes, one entry a row: a cosine is
-// scale * u * (dot - bias * sum) with error at most weight * p + constant.
+// The scalars of one part of the queries' codes, one entry a row: a cosine is scale * u * dot (of
+// both parts: the sum of two) with error at most weight * p + constant.
 struct CodeTerms {
     const float *scales, *weights, *constants;
     const std::int32_t* sums;  // of the codes of a row

@@ -1,7 +1,8 @@
 // Integer inner products of query rows and gallery elements, both int8. A register type I offers
-//   Int, `width` lanes of int32; `bytes` of codes a step; `bias`, which load adds to a code
+//   Int: `width` lanes of int32; `bytes` of codes a step
 //   load, load_first(gallery codes, how many are there), load_query
-//   zero, dot(sum, gallery, query), sum_each, store, floats(dots, sum of the query's codes)
+//   zero, dot(sum, gallery, query), sum_each, transpose, store
+//   floats(dots, sum of the query's codes): load may add a constant to codes, this takes it off
 #pragma once
 
 #include "int8_kernel.h"

@@ -159,23 +159,21 @@ private:
         if (static_cast<int>(pending.size()) == problem_.int8.width) refine(q, pending, workspace);
     }
 
-    // Bounds by both parts where an exact score costs much more, then exact scores.
+    // Bounds by both parts, then exact scores of those that still reach the threshold.
     void refine(Index q, std::vector<Index>& pending, const CodeWorkspace& workspace) const {
-        constexpr Index cheap_cosines = 64;
+        if (pending.empty()) return;
         const CodeBlock own = queries_.query(q);
         Survivors& survivors = survivors_[at(own.first)];
-        if (own.elements * problem_.codes.elements > cheap_cosines && !pending.empty()) {
-            std::vector<float> upper(at(problem_.int8.width));
-            problem_.int8.bound(own, problem_.codes,
-                                {0, static_cast<Index>(pending.size()), pending.data()}, 2,
-                                problem_.terms, upper.data(), problem_.int8.width,
-                                workspace.scratch());
-            std::size_t left = 0;
-            for (std::size_t i = 0; i < pending.size(); ++i) {
-                if (!(upper[i] < survivors.threshold())) pending[left++] = pending[i];
-            }
-            pending.resize(left);
+        std::vector<float> upper(at(problem_.int8.width));
+        problem_.int8.bound(own, problem_.codes,
+                            {0, static_cast<Index>(pending.size()), pending.data()}, 2,
+                            problem_.terms, upper.data(), problem_.int8.width,
+                            workspace.scratch());
+        std::size_t left = 0;
+        for (std::size_t i = 0; i < pending.size(); ++i) {
+            if (!(upper[i] < survivors.threshold())) pending[left++] = pending[i];
         }
+        pending.resize(left);
         if (pending.empty()) return;
         survivors.add(pending, problem_.exact(own.first, 1, pending, 1).data());
         pending.clear();
