@@ -22,6 +22,9 @@ struct CodeRows {
     std::int64_t stride, count;
 };
 
+// Bytes ahead of the elements in work that are fetched, as in dot.h.
+constexpr std::int64_t fetched_ahead_codes = 1024;
+
 // One step of the inner products of Rows query rows and as many elements as fill a register.
 // Inlined always, else the sums would not stay in registers.
 template <class I, int Rows, class Load>
@@ -32,7 +35,10 @@ template <class I, int Rows, class Load>
     constexpr int Elements = I::width / Rows;
     typename I::Int lanes[Elements];
 #pragma GCC unroll 16
-    for (int e = 0; e < Elements; ++e) lanes[e] = load(elements[e] + d);
+    for (int e = 0; e < Elements; ++e) {
+        lanes[e] = load(elements[e] + d);
+        __builtin_prefetch(elements[e] + d + fetched_ahead_codes);
+    }
 #pragma GCC unroll 4
     for (int r = 0; r < Rows; ++r) {
         const auto row = I::load_query(queries + r * stride + d);
