@@ -226,10 +226,8 @@ def variants(cell: Cell, data: Data, compiled: bool) -> dict[str, Callable[[], A
 
 def exact_scores(query: Tensor, gallery: Tensor, similarity: str) -> Tensor:
     """All scores (N,) of one query in float64."""
-    parts = gallery.split(BLOCK // 4)
-    return torch.cat(
-        [reduce(query_major(query[None].double(), part.double()), similarity)[0] for part in parts]
-    )
+    wide, parts = query[None].double(), gallery.split(BLOCK // 4)
+    return torch.cat([reduce(query_major(wide, p.double()), similarity)[0] for p in parts])
 
 
 def judge(found: Any, exact: Tensor) -> Verdict:
@@ -335,9 +333,8 @@ def main() -> int:
     arguments.add_argument("--sizes", type=int, nargs="+", default=[], help="these N only")
     arguments.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     args = arguments.parse_args()
-    args.device = "cpu"
+    args.device, compiled = "cpu", not args.no_compile
     report = Report("bench_cpu", args)
-    compiled = not args.no_compile
     for group in cells(args.tiny, args.sizes):
         data = Data(group[0].sets, group[0].k, group[0].dim)
         for cell in group:
