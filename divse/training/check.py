@@ -103,6 +103,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "model.head_dim": (1, 4096),
     "model.dropout": (0, 0.9),
     "data.word_drop": (0, 0.9),
+    "data.region_drop": (0, 0.9),
     "loss.alpha": (1e-6, 1000),
     "loss.margin": (0, 4),
     "loss.temperature": (1e-4, 100),
@@ -113,8 +114,13 @@ RANGES: dict[str, tuple[float, float]] = {
     "optim.beta2": (0, 0.99999),
     "optim.ema": (0, 0.99999),
     "optim.lr": (0, 10),
+    "optim.layer_decay": (1e-3, 1),
+    "optim.frozen_epochs": (0, 1 << 20),
+    "optim.step_epochs": (1, 1 << 20),
+    "optim.gamma": (0, 1),
     "optim.clip": (0, float("inf")),
     "train.epochs": (0, 1 << 20),
+    "train.sub_batch": (0, 1 << 20),
     "train.seed": (0, (1 << 63) - 1),
 }
 

@@ -30,6 +30,7 @@ class DataConfig:
         False, "a caption also fits pictures that have one equal word for word"
     )
     word_drop: float = setting(0.0, "gru: probability that a word is masked, replaced or deleted")
+    region_drop: float = setting(0.0, "probability that a region is left out while training")
     min_count: int = setting(1, "gru: words seen fewer times become unknown words")
     cache: str = setting("", "folder of the frozen encoders' features (empty: inside the run)")
 
@@ -56,8 +57,14 @@ class OptimConfig:
     lr: float = setting(1e-3, "peak learning rate of heads and projections")
     image_scale: float = setting(1.0, "learning rate of the image encoder, as a multiple of lr")
     text_scale: float = setting(1.0, "learning rate of the text encoder, as a multiple of lr")
+    layer_decay: float = setting(
+        1.0, "learning rate of an encoder's layer, as a multiple of the next one's above it"
+    )
+    frozen_epochs: int = setting(0, "first epochs, in which the encoders' backbones stay fixed")
     weight_decay: float = setting(1e-4, "decay of weights; biases, norms and slots have none")
-    schedule: str = setting("cosine", "of the learning rate, per step", ("cosine", "constant"))
+    schedule: str = setting("cosine", "of the learning rate", ("cosine", "step", "constant"))
+    step_epochs: int = setting(20, "step: epochs between two steps")
+    gamma: float = setting(0.1, "step: factor of each step")
     warmup_epochs: float = setting(0.0, "epochs of linear warm-up of the learning rate")
     beta2: float = setting(0.999, "decay of AdamW's second moment")
     clip: float = setting(1.0, "largest norm of the gradient (0: no clipping)")
@@ -77,6 +84,17 @@ class TrainConfig:
     )
     device: str = setting("auto", "auto, cpu, cuda, cuda:1 ...")
     precision: str = setting("fp32", "of the model's forward pass", ("fp32", "bf16"))
+    sub_batch: int = setting(
+        0, "pictures that pass the model at a time, by gradient caching (0: the whole batch)"
+    )
+    activation_checkpointing: bool = setting(
+        False, "recompute activations in the backward pass: less memory, more time"
+    )
+    compile: str = setting("", "torch.compile backend of backbones and heads, such as inductor")
+    sync_batchnorm: bool = setting(
+        False, "batch norms take the statistics of all processes (CUDA devices only)"
+    )
+    deterministic: bool = setting(True, "kernels that repeat bit for bit; false: the fastest")
     threads: int = setting(0, "CPU threads of torch (0: its own choice)")
     checkpoint_steps: int = setting(0, "steps between checkpoints (0: one after every epoch)")
     tensorboard: bool = setting(False, "also write a TensorBoard log into the run folder")
