@@ -14,11 +14,12 @@ import tiny
 import torch
 
 from divse import DivSE
+from divse.data.packed import write_packed
 from divse.encoder import build_tokenizer, vocabulary_size
 from divse.models import TwoTower
 from divse.models.weights import read_tensors, write_atomically, write_tensors
 from divse.training.command_line import parse
-from divse.training.feature_store import FeatureStore, write_store
+from divse.training.feature_store import FeatureStore
 from divse.training.log import Log
 from divse.training.loop import Trainer
 from divse.training.losses import similarity_options
@@ -298,7 +299,8 @@ def test_positives_of_a_batch(tmp_path):
 
 def test_feature_store(tmp_path):
     rows = np.arange(12, dtype=np.float16).reshape(6, 2)
-    store = write_store(tmp_path / "f.npy", np.array([1, 3, 2]), iter([rows[:4], rows[4:]]))
+    blocks = [(rows[:4], np.array([1, 3])), (rows[4:], np.array([2]))]
+    store = FeatureStore(write_packed(tmp_path / "f.npy", lambda done: blocks))
     assert len(store) == 3
     local = FeatureStore.open(tmp_path / "f.npy").take(np.array([2, 0]), torch.device("cpu"))
     assert local.lengths.tolist() == [2, 1]
