@@ -90,6 +90,19 @@ def test_in_order_covers_everything_once_and_is_never_augmented():
     assert not same(next(plain.epoch(0)), next(augmented.epoch(0)))
 
 
+def test_parts_of_batches_make_the_whole():
+    """What n processes read: runs of each training batch, and every n-th batch in order."""
+    batches = batches_of(example())
+    shared = zip(*(batches.epoch(1, part=(i, 3)) for i in range(3)), strict=True)
+    for whole, parts in zip(batches.epoch(1), shared, strict=True):
+        assert [len(p.image_index) for p in parts] == [2, 1, 1]
+        for name in ("pixels", "image_index", "caption_index", "lengths"):
+            joined = torch.cat([getattr(p, name) for p in parts])
+            assert torch.equal(joined, getattr(whole, name))
+    seen = [b.image_index for i in range(2) for b in batches.in_order(part=(i, 2))]
+    assert torch.cat(seen).sort().values.tolist() == list(range(11))
+
+
 def test_without_a_size_no_picture_is_read():
     data = example()
     object.__setattr__(data, "read_image", None)

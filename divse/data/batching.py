@@ -107,17 +107,25 @@ class Batches:
         """Return the number of batches in a training epoch."""
         return len(self.data) // self.batch_size
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Yield the training batches of an epoch from batch `start` on."""
+    def epoch(self, epoch: int, start: int = 0, part: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
+        """Yield the training batches of an epoch from batch `start` on.
+
+        Of every batch only part (i, n) is read, the i-th of n runs of its pictures: n processes
+        that each take one share the batch of a single one.
+        """
         rng = np.random.default_rng([self.seed, epoch])
         order = rng.permutation(len(self.data))
         for number in range(start, len(self)):
             chosen = order[number * self.batch_size : (number + 1) * self.batch_size]
-            yield self._batch(chosen, epoch)
+            yield self._batch(np.array_split(chosen, part[1])[part[0]], epoch)
 
-    def in_order(self, start: int = 0) -> Iterator[Batch]:
-        """Yield pictures from `start` on, in the order of the data, without augmentation."""
-        for begin in range(start, len(self.data), self.batch_size):
+    def in_order(self, start: int = 0, part: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
+        """Yield pictures from `start` on, in the order of the data, without augmentation.
+
+        Part (i, n) is every n-th batch, from batch i on.
+        """
+        first = start + part[0] * self.batch_size
+        for begin in range(first, len(self.data), part[1] * self.batch_size):
             end = min(begin + self.batch_size, len(self.data))
             yield self._batch(np.arange(begin, end), None)
 
