@@ -5,7 +5,15 @@ DATASETS maps a name to `load(split, *, path=None, **options) -> ImageTextData`.
 
 from collections.abc import Callable
 
-from divse.data import captions, scenes
+from divse.data import (
+    butd,
+    captions,
+    coco_captions,
+    id_mapping,
+    karpathy,
+    regions,
+    scenes,
+)
 from divse.data.augmentation import AUGMENTATIONS
 from divse.data.batching import Batch, Batches
 from divse.data.dataset import SPLITS, ImageTextData
@@ -14,6 +22,11 @@ from divse.data.vocabulary import Vocabulary
 DATASETS: dict[str, Callable[..., ImageTextData]] = {
     "scenes": scenes.load,
     "captions": captions.load,
+    "karpathy": karpathy.load,
+    "regions": regions.load,
+    "butd": butd.load,
+    "id_mapping": id_mapping.load,
+    "coco_captions": coco_captions.load,
 }
 
 __all__ = [

@@ -18,10 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from divse.data.dataset import ImageTextData, check_split
-from divse.data.pictures import read_picture
+from divse.data.files import require
 from divse.data.table import Row, find_table, read_rows
 
 COLUMNS = {
@@ -36,7 +34,6 @@ SPLIT_NAMES = {
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-NAMED_IN_ERRORS = 5
 
 
 @dataclass
@@ -83,22 +80,11 @@ def load(
             f"{table} has no pictures in split {split!r} (it has {has}): add rows, or a column "
             "split that says train, val or test"
         )
-    _check_pictures(table, list(chosen.values()))
-    return _data(table.stem, split, chosen)
-
-
-def _data(name: str, split: str, entries: dict[str, _Entry]) -> ImageTextData:
-    paths = [entry.path for entry in entries.values()]
-    counts = [len(entry.captions) for entry in entries.values()]
-    return ImageTextData(
-        name=name,
-        split=split,
-        image_ids=list(entries),
-        captions=[caption for entry in entries.values() for caption in entry.captions],
-        image_of_caption=np.repeat(np.arange(len(paths)), counts),
-        read_image=lambda index: read_picture(paths[index]),
-        image_paths=paths,
-    )
+    paths = [entry.path for entry in chosen.values()]
+    places = [entry.where for entry in chosen.values()]
+    require(paths, f"pictures of {table.name}", notes=places)
+    captions = [entry.captions for entry in chosen.values()]
+    return ImageTextData.gather(table.stem, split, list(chosen), captions, image_paths=paths)
 
 
 def _entries(table: Path, root: Path, given: dict[str, str | None]) -> dict[str, _Entry]:
@@ -107,7 +93,7 @@ def _entries(table: Path, root: Path, given: dict[str, str | None]) -> dict[str,
     columns: dict[str, list[str]] | None = None
     for row in read_rows(table):
         if columns is None:
-            columns = _find_columns(row, given)
+            columns = find_columns(row, given)
             _notice_split(table, columns)
         name, entry = _read(row, columns, root)
         known = entries.setdefault(name, entry)
@@ -120,7 +106,7 @@ def _entries(table: Path, root: Path, given: dict[str, str | None]) -> dict[str,
     return entries
 
 
-def _find_columns(row: Row, given: dict[str, str | None]) -> dict[str, list[str]]:
+def find_columns(row: Row, given: dict[str, str | None]) -> dict[str, list[str]]:
     """Choose the columns by the first row: role -> names (several for numbered captions)."""
     lower = {name.lower(): name for name in row.values}
     columns: dict[str, list[str]] = {}
@@ -160,15 +146,15 @@ def _read(row: Row, columns: dict[str, list[str]], root: Path) -> tuple[str, _En
         raise ValueError(
             f"{where}: {columns['image'][0]!r} must be the path of a picture, got {image!r:.80}"
         )
-    captions = list(_captions(where, [values.get(name) for name in columns["captions"]]))
+    captions = list(flatten(where, [values.get(name) for name in columns["captions"]]))
     if not captions:
         raise ValueError(f"{where}: no caption in {', '.join(map(repr, columns['captions']))}")
     name = str(values.get(columns["id"][0], image)) if columns["id"] else image
-    split = _split(where, name, [values.get(column) for column in columns["split"]])
+    split = split_of(where, name, [values.get(column) for column in columns["split"]])
     return name, _Entry(where, root / image.strip(), split, captions)
 
 
-def _captions(where: str, cells: Iterable[Any]) -> Iterable[str]:
+def flatten(where: str, cells: Iterable[Any]) -> Iterable[str]:
     """Flatten cells (a caption, a list, or a list written as JSON); blank ones are left out."""
     for cell in cells:
         for caption in _listed(where, cell):
@@ -195,7 +181,8 @@ def _listed(where: str, cell: Any) -> list[Any]:
     return listed
 
 
-def _split(where: str, name: str, cells: Sequence[Any]) -> str:
+def split_of(where: str, name: str, cells: Sequence[Any]) -> str:
+    """Read the split of a picture; without a cell, draw it by a hash of its name."""
     if not cells:
         draw = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") % 10
         return {0: "val", 1: "test"}.get(draw, "train")
@@ -205,14 +192,3 @@ def _split(where: str, name: str, cells: Sequence[Any]) -> str:
             f"{where}: split must be one of {', '.join(SPLIT_NAMES)}, got {cells[0]!r}"
         )
     return SPLIT_NAMES[value]
-
-
-def _check_pictures(table: Path, entries: Sequence[_Entry]) -> None:
-    missing = [entry for entry in entries if not entry.path.is_file()]
-    if missing:
-        named = "; ".join(f"{e.path} ({e.where})" for e in missing[:NAMED_IN_ERRORS])
-        more = len(missing) - NAMED_IN_ERRORS
-        raise FileNotFoundError(
-            f"{len(missing)} of {len(entries)} pictures of {table.name} are missing: {named}"
-            + (f"; and {more} more" if more > 0 else "")
-        )

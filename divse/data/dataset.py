@@ -11,13 +11,15 @@ or as both. Legend: I pictures, T captions, R regions of a picture, C channels o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from divse.data.pictures import Picture, read_picture
 
 SPLITS = ("train", "val", "test")
 
@@ -62,6 +64,36 @@ class ImageTextData:
                 "image_of_caption must not decrease: sort the captions by picture, so that the "
                 "captions of one picture are consecutive"
             )
+
+    @classmethod
+    def gather(
+        cls,
+        name: str,
+        split: str,
+        image_ids: Sequence[str],
+        captions: Sequence[Sequence[str]],
+        *,
+        read_image: Callable[[int], Picture] | None = None,
+        image_paths: Sequence[Path] | None = None,
+        read_features: Callable[[int], NDArray[np.floating]] | None = None,
+    ) -> ImageTextData:
+        """Build a split of the captions of each picture, read from `image_paths` if given."""
+        if image_paths is not None and read_image is None:
+            paths = list(image_paths)
+
+            def read_image(index: int) -> Picture:
+                return read_picture(paths[index])
+
+        return cls(
+            name=name,
+            split=split,
+            image_ids=list(image_ids),
+            captions=[caption for own in captions for caption in own],
+            image_of_caption=np.repeat(np.arange(len(captions)), [len(own) for own in captions]),
+            read_image=read_image,
+            image_paths=None if image_paths is None else list(image_paths),
+            read_features=read_features,
+        )
 
     def __len__(self) -> int:
         """Return the number of pictures, I."""
