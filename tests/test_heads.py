@@ -6,7 +6,8 @@ import torch
 
 from divse.models import HEADS
 from divse.models.config import HeadConfig
-from divse.models.slot_attention import length_mask, sine_positions
+from divse.models.positions import sine_positions
+from divse.models.slot_attention import length_mask
 
 SMALL = HeadConfig(k=3, dim=16, blocks=2, heads=2, head_dim=4, feedforward=2)
 
@@ -42,7 +43,7 @@ def test_padding_changes_nothing(name, padding):
     )
 
 
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("name", sorted(set(HEADS) - {"pie_net"}))  # it has no keys
 def test_positions_reach_the_keys(name):
     head = build(name)
     inputs = torch.randn(2, 5, 10)

@@ -7,13 +7,8 @@ import torch
 
 from divse.models.config import HeadConfig
 from divse.models.heads import SetPrediction
-from divse.models.slot_attention import (
-    competing_weights,
-    grid_positions,
-    length_mask,
-    pooling_weights,
-    sine_positions,
-)
+from divse.models.positions import grid_positions, sine_positions
+from divse.models.slot_attention import competing_weights, length_mask, pooling_weights
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "published_code.npz")
 # key of the published checkpoints -> ours

@@ -12,7 +12,8 @@ from divse.encoder import build_tokenizer, vocabulary_size
 from divse.models import HEADS, TwoTower
 from divse.models.config import TextConfig, TwoTowerConfig
 from divse.models.features import Local
-from divse.models.text import SubwordTokenizer, model_folder
+from divse.models.pretrained import model_folder
+from divse.models.text import SubwordTokenizer
 from divse.models.weights import read_tensors
 from divse.training.command_line import parse
 

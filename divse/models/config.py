@@ -5,10 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+PROJECTION = (
+    "what is learned between backbone and head: global (a linear layer on the global feature), "
+    "local or local_mlp (fc, or fc + MLP of it, on every local feature; the global feature is "
+    "pooled from these), none"
+)
+PROJECTIONS = ("global", "local", "local_mlp", "none")
 
-def setting(default: Any, text: str, choices: tuple[str, ...] = ()) -> Any:
-    """Return a dataclass field that carries its help text and, if closed, its valid values."""
-    metadata = {"help": text, "choices": choices}
+
+def setting(
+    default: Any, text: str, choices: tuple[str, ...] = (), training_only: bool = False
+) -> Any:
+    """Return a dataclass field that carries its help text and, if closed, its valid values.
+
+    `training_only` settings change how weights come about, not what a trained model computes.
+    """
+    metadata = {"help": text, "choices": choices, "training_only": training_only}
     if isinstance(default, list | dict):
         return field(default_factory=default.copy, metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -18,25 +30,51 @@ def setting(default: Any, text: str, choices: tuple[str, ...] = ()) -> Any:
 class ImageConfig:
     """Image encoder: `--image.*`."""
 
-    encoder: str = setting("cnn", "a small CNN trained from scratch, or a timm backbone's grid")
+    encoder: str = setting(
+        "cnn",
+        "a small CNN trained from scratch, the grid of a timm or transformers backbone, or regions "
+        "(features of detected regions, as they are)",
+    )
     size: int = setting(64, "pictures are resized to size x size pixels")
     width: int = setting(64, "cnn: channels of the grid")
-    name: str = setting("", "timm: model name, e.g. tf_efficientnet_lite0")
+    region_dim: int = setting(2048, "regions: channels of a region's feature")
+    name: str = setting(
+        "",
+        "timm: model name, e.g. tf_efficientnet_lite0; transformer: local folder, package:NAME or "
+        "hub:OWNER/NAME",
+    )
     weights: str = setting(
         "",
-        "timm: local weights file (empty: random; if frozen, looked for in folders called "
-        "weights in and beside the data)",
+        "timm: local weights file, or hub for those that timm knows under this name (empty: "
+        "random; if frozen, looked for in folders called weights in and beside the data)",
+        training_only=True,
     )
+    options: dict[str, Any] = setting({}, "timm: further arguments of the model, as name=value ...")
     level: int = setting(-1, "timm: an earlier feature map, joined to the grid cell by cell")
     pool: list[str] = setting(
         ["mean"],
         "parts of the global feature: mean and max of the grid, detail (the whole earlier map)",
         ("mean", "max", "detail"),
     )
-    frozen: bool = setting(False, "keep the encoder fixed; its features are computed once")
+    projection: str = setting("global", PROJECTION, PROJECTIONS)
+    projection_dropout: float = setting(
+        0.0, "dropout on the projected local features", training_only=True
+    )
+    positions: bool = setting(True, "add model.positions to the keys of a grid")
+    frozen: bool = setting(
+        False, "keep the encoder fixed; its features are computed once", training_only=True
+    )
+    tuned_blocks: int = setting(
+        -1, "last blocks of the backbone that are trained (-1: all)", training_only=True
+    )
+    layer_decay: float = setting(
+        1.0, "learning rate of a backbone's block, as a multiple of the next", training_only=True
+    )
     center: bool = setting(False, "frozen: centre and scale the global feature on the train split")
-    global_dropout: float = setting(0.0, "dropout on the global feature")
-    input_dropout: float = setting(0.0, "share of grid cells hidden while training")
+    global_dropout: float = setting(0.0, "dropout on the global feature", training_only=True)
+    input_dropout: float = setting(
+        0.0, "share of grid cells hidden while training", training_only=True
+    )
 
 
 @dataclass(frozen=True)
@@ -45,15 +83,45 @@ class TextConfig:
 
     encoder: str = setting("gru", "a Bi-GRU over words, or a transformers encoder")
     word_dim: int = setting(300, "gru: width of the word embeddings")
+    vectors: str = setting(
+        "",
+        "gru: word vectors to start from, a GloVe or fastText text file as it is (empty: random)",
+        training_only=True,
+    )
     hidden: int = setting(256, "gru: width of the hidden state, per direction")
     inputs: str = setting(
         "words", "gru: what the head attends to (the paper: words)", ("words", "states")
     )
-    path: str = setting("", "transformer: local model folder, or package:NAME that carries one")
-    frozen: bool = setting(False, "keep the encoder fixed; its features are computed once")
+    path: str = setting(
+        "",
+        "transformer: local model folder, package:NAME that carries one, or hub:OWNER/NAME",
+        training_only=True,
+    )
+    pool: list[str] = setting(
+        ["direction"],
+        "transformer: parts of the global feature: direction of the mean, mean, max, first or last "
+        "token",
+        ("direction", "mean", "max", "first", "last"),
+    )
+    projection: str = setting("global", PROJECTION, PROJECTIONS)
+    projection_dropout: float = setting(
+        0.0, "dropout on the projected local features", training_only=True
+    )
+    frozen: bool = setting(
+        False, "keep the encoder fixed; its features are computed once", training_only=True
+    )
+    tuned_blocks: int = setting(
+        -1, "last blocks of the backbone that are trained (-1: all)", training_only=True
+    )
+    layer_decay: float = setting(
+        1.0, "learning rate of a backbone's block, as a multiple of the next", training_only=True
+    )
     center: bool = setting(False, "frozen: centre and scale the global feature on the train split")
-    global_dropout: float = setting(0.0, "dropout on the global feature")
-    input_dropout: float = setting(0.0, "transformer: share of tokens hidden while training")
+    word_dropout: float = setting(0.0, "gru: dropout on the word embeddings", training_only=True)
+    global_dropout: float = setting(0.0, "dropout on the global feature", training_only=True)
+    input_dropout: float = setting(
+        0.0, "transformer: share of tokens hidden while training", training_only=True
+    )
     max_length: int = setting(48, "captions are cut to this many tokens")
 
 
@@ -64,14 +132,21 @@ class HeadConfig:
     head: str = setting("set_prediction", "how a set of embeddings is drawn from the features")
     k: int = setting(4, "elements of an embedding set")
     dim: int = setting(256, "dimensions of an element")
-    blocks: int = setting(4, "aggregation blocks (set_prediction)")
+    blocks: int = setting(4, "aggregation blocks (set_prediction, transformer)")
     shared: bool = setting(True, "the blocks share one set of weights")
     heads: int = setting(4, "attention heads")
     head_dim: int = setting(64, "dimensions of an attention head")
     feedforward: int = setting(4, "width of the feed-forward layer, as a multiple of dim")
-    dropout: float = setting(0.1, "dropout inside the head")
-    gate: float = setting(1.0, "weight of the slots beside the global feature at the start")
-    positions: str = setting("sine", "positions, added to attention keys only", ("none", "sine"))
+    dropout: float = setting(0.1, "dropout inside the head", training_only=True)
+    gate: float = setting(
+        1.0, "weight of the slots beside the global feature at the start", training_only=True
+    )
+    positions: str = setting(
+        "sine",
+        "positions, added to attention keys only: none, sine, or spread (sine, from 0 to 2 pi over "
+        "the whole input, as in the published code)",
+        ("none", "sine", "spread"),
+    )
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,21 @@ An encoder works in two stages, so that a frozen one is run once and its output 
 
 1. `local(...)`: raw input -> local features (B, N, C) with lengths. Frozen encoders stop here.
 2. `forward(local, mask)`: local features -> Features, with the global feature; never frozen.
+
+Between the two a tower may put a learned projection of the local features (projection.py).
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+from divse.models.layers import freeze_below
+from divse.models.slot_attention import clear_padding
 
 
 class Local(NamedTuple):
@@ -22,11 +29,10 @@ class Local(NamedTuple):
 
 
 class Features(NamedTuple):
-    """Inputs of a head: inputs (B, N, C), pooled (B, G), positions (N, C) or None."""
+    """Inputs of a head (B, N, C) and the global feature (B, G)."""
 
     inputs: Tensor
     pooled: Tensor
-    positions: Tensor | None = None
 
 
 class Encoder(nn.Module):
@@ -35,13 +41,18 @@ class Encoder(nn.Module):
     Attributes:
         input_dim: C, channels of the inputs of the head.
         pooled_groups: Dimensions of the parts of the global feature; their sum is G.
+        shape: Axes of the inputs, for their positions: (rows, columns) of a grid, () of a
+            sequence, None where order means nothing or the inputs carry their positions.
         frozen: The submodule `backbone` stays fixed.
+        config: The transformers configuration that rebuilds the backbone, if there is one.
 
     """
 
     input_dim: int
     pooled_groups: tuple[int, ...]
+    shape: tuple[int, int] | tuple[()] | None = None
     frozen: bool = False
+    config: Any = None
 
     def freeze(self) -> None:
         """Fix the backbone: no gradients, and evaluation mode for good."""
@@ -50,12 +61,95 @@ class Encoder(nn.Module):
         self.frozen = True
         self.get_submodule("backbone").requires_grad_(False).eval()
 
+    def tune(self, blocks: int) -> None:
+        """Train the last `blocks` blocks of the backbone alone (-1: all of it)."""
+        if blocks < 0:
+            return
+        if not hasattr(self, "backbone"):
+            raise ValueError(
+                f"{type(self).__name__} has no backbone whose blocks could be chosen; "
+                "leave tuned_blocks at -1"
+            )
+        freeze_below(self.get_submodule("backbone"), blocks)
+
     def train(self, mode: bool = True) -> Encoder:
-        """Switch to training mode, except for a frozen backbone (its norms must not move)."""
+        """Switch to training mode, except for what is frozen (its norms must not move)."""
         super().train(mode)
-        if self.frozen:
-            self.get_submodule("backbone").eval()
+        if not mode or not hasattr(self, "backbone"):
+            return self
+        for module in self.get_submodule("backbone").modules():
+            parameters = list(module.parameters())
+            if self.frozen or (parameters and not any(p.requires_grad for p in parameters)):
+                module.eval()
         return self
+
+    def project_to(self, dim: int) -> None:
+        """Expect local features that were projected to `dim` channels."""
+        raise ValueError(
+            f"{type(self).__name__} has no local features to project; set projection to global "
+            "or none"
+        )
+
+
+def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean over real inputs: (B, N, C) -> (B, C)."""
+    if mask is None:
+        return values.mean(dim=1)
+    return clear_padding(values, mask).sum(dim=1) / mask.sum(dim=1, keepdim=True)
+
+
+def masked_max(values: Tensor, mask: Tensor | None) -> Tensor:
+    """Maximum over real inputs: (B, N, C) -> (B, C)."""
+    hidden = values if mask is None else values.masked_fill(~mask[:, :, None], float("-inf"))
+    return hidden.amax(dim=1)
+
+
+def direction(values: Tensor, mask: Tensor | None) -> Tensor:
+    """Unit vector along the mean of the real inputs: (B, N, C) -> (B, C)."""
+    return F.normalize(clear_padding(values, mask).sum(dim=1), dim=1)
+
+
+def last(values: Tensor, mask: Tensor | None) -> Tensor:
+    """Last real input, where a causal encoder (CLIP) has read everything: (B, N, C) -> (B, C)."""
+    if mask is None:
+        return values[:, -1]
+    places = torch.arange(mask.shape[1], device=mask.device)
+    return values[torch.arange(len(values), device=mask.device), (mask * places).argmax(dim=1)]
+
+
+# name -> pooling of values (B, N, C) with a mask (B, N) or None -> (B, C)
+POOLS: dict[str, Callable[[Tensor, Tensor | None], Tensor]] = {
+    "mean": masked_mean,
+    "max": masked_max,
+    "direction": direction,
+    "first": lambda values, mask: values[:, 0],
+    "last": last,
+}
+
+
+class PooledEncoder(Encoder):
+    """An encoder whose global feature is pooled from its local features.
+
+    Args:
+        channels: C of the local features.
+        pool: Names in POOLS; their results are joined.
+
+    """
+
+    def __init__(self, channels: int, pool: Sequence[str]) -> None:
+        super().__init__()
+        self.pool = tuple(pool)
+        self.project_to(channels)
+
+    def project_to(self, dim: int) -> None:
+        """Expect local features of `dim` channels."""
+        self.input_dim = dim
+        self.pooled_groups = (dim,) * len(self.pool)
+
+    def forward(self, local: Local, mask: Tensor | None) -> Features:
+        """Pool the local features that `mask` (B, N) leaves, the same that the head reads."""
+        inputs = clear_padding(local.values, mask)
+        return Features(inputs, torch.cat([POOLS[name](inputs, mask) for name in self.pool], dim=1))
 
 
 class Standardize(nn.Module):

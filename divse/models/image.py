@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from divse.models.config import ImageConfig
-from divse.models.features import Encoder, Features, Local
-from divse.models.slot_attention import grid_positions
+from divse.models.features import Encoder, Features, Local, PooledEncoder
+from divse.models.pretrained import model_folder, timm_model, transformers_model
+from divse.models.regions import regions
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-class GridEncoder(Encoder):
+class GridEncoder(PooledEncoder):
     """A backbone whose last feature map is the grid; the global feature is pooled from it.
 
     Args:
         backbone: Normalised pixels (B, 3, S, S) -> feature map (B, C, h, w).
         shape: (C, h, w) of its map.
-        pool: Parts of the global feature, see POOLS.
+        pool: Parts of the global feature: mean, max, detail.
         detail: How many of the channels, the last ones, are those of an earlier feature map.
         mean: Per-channel mean of the pixels, in 0..1.
         std: Per-channel standard deviation of the pixels, in 0..1.
@@ -39,19 +40,23 @@ class GridEncoder(Encoder):
         shape: Sequence[int],
         pool: Sequence[str] = ("mean",),
         detail: int = 0,
-        mean: tuple[float, ...] = IMAGENET_MEAN,
-        std: tuple[float, ...] = IMAGENET_STD,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
     ) -> None:
-        super().__init__()
+        channels, rows, columns = shape
+        self.detail, self.shape = detail, (rows, columns)
+        super().__init__(channels, pool)
         # the layout in which CPU convolutions are fast, and in which a grid is a view
         self.backbone = backbone.to(memory_format=torch.channels_last)
-        self.input_dim, self.rows, self.columns = shape
-        self.pool = tuple(pool)
-        self.channels = self.input_dim - detail
-        dims = {"detail": detail * self.rows * self.columns}
-        self.pooled_groups = tuple(dims.get(name, self.channels) for name in self.pool)
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+
+    def project_to(self, dim: int) -> None:
+        """Expect local features of `dim` channels, the earlier map's among them."""
+        assert self.shape
+        self.input_dim, self.channels = dim, dim - self.detail
+        dims = {"detail": self.detail * self.shape[0] * self.shape[1]}
+        self.pooled_groups = tuple(dims.get(name, self.channels) for name in self.pool)
 
     def local(self, pixels: Tensor) -> Local:
         """Pixels, uint8 (B, 3, S, S) -> grid (B, h w, C), row by row."""
@@ -63,9 +68,7 @@ class GridEncoder(Encoder):
         """Pool the grid; the global feature also sees the cells that `mask` hides."""
         grid, detail = torch.tensor_split(local.values, [self.channels], dim=2)
         parts = {"mean": grid.mean(dim=1), "max": grid.amax(dim=1), "detail": detail.flatten(1)}
-        pooled = torch.cat([parts[name] for name in self.pool], dim=1)
-        positions = grid_positions(self.rows, self.columns, self.input_dim, grid)
-        return Features(local.values, pooled, positions)
+        return Features(local.values, torch.cat([parts[name] for name in self.pool], dim=1))
 
 
 def convolution(inputs: int, outputs: int, size: int = 3, stride: int = 1) -> nn.Sequential:
@@ -89,6 +92,14 @@ def cnn(config: ImageConfig, pretrained: bool = True) -> GridEncoder:
         convolution(width, width),
     )
     return GridEncoder(backbone, (width, side, side), config.pool)
+
+
+def square(tokens: Tensor, prefix: int) -> Tensor:
+    """Fold the patch tokens of a ViT (B, prefix + N, C) into a map (B, C, h, w), h = w."""
+    patches = tokens[:, prefix:]
+    samples, count, channels = patches.shape
+    side = round(count**0.5)
+    return patches.transpose(1, 2).reshape(samples, channels, side, side)
 
 
 class TimmMap(nn.Module):
@@ -119,46 +130,80 @@ class TimmMap(nn.Module):
     def _square(self, features: Tensor) -> Tensor:
         if features.ndim == 4:
             return features
-        patches = features[:, int(getattr(self.network, "num_prefix_tokens", 0)) :]
-        samples, count, channels = patches.shape
-        side = round(count**0.5)
-        return patches.transpose(1, 2).reshape(samples, channels, side, side)
+        return square(features, int(getattr(self.network, "num_prefix_tokens", 0)))
 
 
 def timm_grid(config: ImageConfig, pretrained: bool = True) -> GridEncoder:
-    """Grid of a timm backbone; weights come from a local file, never from the network."""
-    import timm
-
-    source = {"file": weights_file(config.weights)} if pretrained and config.weights else None
-    network = timm.create_model(
-        config.name,
-        pretrained=source is not None,
-        pretrained_cfg_overlay=source,
-        num_classes=0,
-    )
+    """Grid of a timm backbone, e.g. ResNeXt-101 32x8d WSL, ResNet-152, or a ViT of CLIP."""
+    network: Any = timm_model(config.name, config.weights, config.options, pretrained)
     backbone = TimmMap(network, config.level).eval()
-    with torch.no_grad():
-        shape = backbone(torch.zeros(1, 3, config.size, config.size)).shape[1:]
+    shape = map_shape(backbone, config.size)
     statistics = network.pretrained_cfg
     return GridEncoder(
         backbone,
         shape,
         config.pool,
         shape[0] - network.num_features if config.level >= 0 else 0,
-        tuple(statistics.get("mean", IMAGENET_MEAN)),
-        tuple(statistics.get("std", IMAGENET_STD)),
+        statistics.get("mean", IMAGENET_MEAN),
+        statistics.get("std", IMAGENET_STD),
     )
 
 
-def weights_file(path: str) -> str:
-    """Return the path if it is a file; say what is missing if it is not."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"image.weights: no file at {path}")
-    return path
+class PatchMap(nn.Module):
+    """The patch tokens of a transformers vision model, folded into a map (B, C, h, w)."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        shape: Any = network.config
+        self.patches = (int(shape.image_size) // int(shape.patch_size)) ** 2
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Normalised pixels (B, 3, S, S), S as the model was made for -> feature map."""
+        tokens = self.network(pixel_values=pixels).last_hidden_state
+        return square(tokens, tokens.shape[1] - self.patches)
+
+
+def transformer_grid(config: ImageConfig, pretrained: bool = True) -> GridEncoder:
+    """Patch tokens of a transformers vision model: ViT, DINOv2, or a tower of CLIP or SigLIP."""
+    network, shape = transformers_model(config.name, "vision_model", pretrained, "image.name")
+    made_for = network.config.image_size  # type: ignore[union-attr]
+    if config.size != made_for:
+        raise ValueError(
+            f"image.size is {config.size}; {config.name} reads {made_for}: --image.size {made_for}"
+        )
+    backbone = PatchMap(network).eval()
+    mean, std = pixel_statistics(config.name)
+    encoder = GridEncoder(
+        backbone, map_shape(backbone, config.size), config.pool, mean=mean, std=std
+    )
+    encoder.config = shape
+    return encoder
+
+
+def pixel_statistics(name: str) -> tuple[Sequence[float], Sequence[float]]:
+    """Mean and deviation of the pixels that a transformers vision model was trained with."""
+    from transformers.image_processing_utils import BaseImageProcessor
+
+    try:
+        values, _ = BaseImageProcessor.get_image_processor_dict(
+            model_folder(name, "image.name"), local_files_only=True
+        )
+    except OSError:
+        return IMAGENET_MEAN, IMAGENET_STD
+    return values.get("image_mean", IMAGENET_MEAN), values.get("image_std", IMAGENET_STD)
+
+
+@torch.no_grad()
+def map_shape(backbone: nn.Module, size: int) -> tuple[int, ...]:
+    """(C, h, w) of the map of pictures of size x size pixels."""
+    return tuple(backbone(torch.zeros(1, 3, size, size)).shape[1:])
 
 
 # name -> factory(config, pretrained): with pretrained=False only the shape is built
 IMAGE_ENCODERS: dict[str, Callable[..., Encoder]] = {
     "cnn": cnn,
     "timm": timm_grid,
+    "transformer": transformer_grid,
+    "regions": regions,
 }

@@ -21,6 +21,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from divse.models.config import HeadConfig
+
 EPS = 1e-7  # of the renormalisation over inputs (published code)
 
 
@@ -64,11 +66,18 @@ class SlotAttention(nn.Module):
         heads: H.
         head_dim: Dimensions of one head.
         compete: Slots compete for the inputs (softmax over slots), or each attends on its own.
+        dropout: On what a slot receives.
 
     """
 
     def __init__(
-        self, dim: int, input_dim: int, heads: int, head_dim: int, compete: bool = True
+        self,
+        dim: int,
+        input_dim: int,
+        heads: int,
+        head_dim: int,
+        compete: bool = True,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         inner = heads * head_dim
@@ -79,9 +88,10 @@ class SlotAttention(nn.Module):
         self.key = nn.Linear(input_dim, inner, bias=False)
         self.value = nn.Linear(input_dim, inner, bias=False)
         self.out = nn.Linear(inner, dim)
+        self.dropout = nn.Dropout(dropout)
 
     def memory(self, inputs: Tensor, positions: Tensor | None) -> Memory:
-        """Keys and values of the inputs (B, N, C); `positions` (N, C) are added to keys only."""
+        """Keys and values of the inputs (B, N, C); `positions` (N, C) or (B, N, C) go to keys."""
         keys = inputs if positions is None else inputs + positions
         return Memory(self._split(self.key(keys)), self._split(self.value(inputs)))
 
@@ -90,7 +100,9 @@ class SlotAttention(nn.Module):
         query = self._split(self.query(slots))  # (B, H, K, d)
         logits = query @ memory.keys.transpose(2, 3) * self.scale  # (B, H, K, N)
         weights = self.weights(logits, mask).to(memory.values.dtype)
-        update: Tensor = self.out((weights @ memory.values).transpose(1, 2).flatten(2))
+        update: Tensor = self.dropout(
+            self.out((weights @ memory.values).transpose(1, 2).flatten(2))
+        )
         return update
 
     def _split(self, x: Tensor) -> Tensor:
@@ -101,19 +113,17 @@ class SlotAttention(nn.Module):
 class AggregationBlock(nn.Module):
     """Slot attention, then a feed-forward layer, each pre-norm and residual."""
 
-    def __init__(
-        self, dim: int, input_dim: int, heads: int, head_dim: int, feedforward: int, dropout: float
-    ) -> None:
+    def __init__(self, config: HeadConfig, input_dim: int, compete: bool = True) -> None:
         super().__init__()
+        dim, wide = config.dim, config.dim * config.feedforward
         self.norm_slots = nn.LayerNorm(dim)
         self.norm_inputs = nn.LayerNorm(input_dim)
-        self.attention = SlotAttention(dim, input_dim, heads, head_dim)
+        self.attention = SlotAttention(
+            dim, input_dim, config.heads, config.head_dim, compete, config.dropout
+        )
         self.norm_feedforward = nn.LayerNorm(dim)
         self.feedforward = nn.Sequential(
-            nn.Linear(dim, dim * feedforward),
-            nn.GELU(),
-            nn.Dropout(dropout),
-            nn.Linear(dim * feedforward, dim),
+            nn.Linear(dim, wide), nn.GELU(), nn.Dropout(config.dropout), nn.Linear(wide, dim)
         )
 
     def memory(self, inputs: Tensor, positions: Tensor | None) -> Memory:
@@ -137,20 +147,3 @@ def length_mask(lengths: Tensor | None, size: int) -> Tensor | None:
 def clear_padding(inputs: Tensor, mask: Tensor | None) -> Tensor:
     """Zero the padded inputs (B, N, C): a NaN there would survive a multiplication by zero."""
     return inputs if mask is None else inputs.masked_fill(~mask[:, :, None], 0.0)
-
-
-def sine_positions(length: int, dim: int, like: Tensor) -> Tensor:
-    """Sine positions of a sequence -> (length, dim), on the device and in the type of `like`."""
-    position = torch.arange(length, dtype=torch.float32, device=like.device)[:, None]
-    rate = torch.arange((dim + 1) // 2, dtype=torch.float32, device=like.device)
-    angle = position * torch.exp(rate * (-9.210340371976184 * 2 / dim))  # ln 10000
-    return torch.stack([angle.sin(), angle.cos()], dim=2).flatten(1)[:, :dim].to(like.dtype)
-
-
-def grid_positions(height: int, width: int, dim: int, like: Tensor) -> Tensor:
-    """Sine positions of a grid, row by row, half the channels per axis -> (height * width, dim)."""
-    rows = sine_positions(height, dim // 2, like)
-    columns = sine_positions(width, dim - dim // 2, like)
-    tall = rows[:, None].expand(height, width, -1)
-    wide = columns[None, :].expand(height, width, -1)
-    return torch.cat([tall, wide], dim=2).flatten(0, 1)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from divse.models.config import TextConfig
-from divse.models.features import Encoder, Features, Local
-from divse.models.slot_attention import clear_padding, length_mask, sine_positions
+from divse.models.features import Encoder, Features, Local, PooledEncoder
+from divse.models.pretrained import model_folder, not_there, transformers_model
+from divse.models.slot_attention import length_mask
 
 
 class BiGRU(Encoder):
@@ -29,10 +29,13 @@ class BiGRU(Encoder):
 
     """
 
+    shape = ()
+
     def __init__(self, config: TextConfig, vocabulary: int) -> None:
         super().__init__()
         self.words = nn.Embedding(vocabulary, config.word_dim, padding_idx=0)
         self.gru = nn.GRU(config.word_dim, config.hidden, batch_first=True, bidirectional=True)
+        self.dropout = nn.Dropout(config.word_dropout)
         self.states = config.inputs == "states"
         self.input_dim = 2 * config.hidden if self.states else config.word_dim
         self.pooled_groups = (config.hidden,)
@@ -43,42 +46,36 @@ class BiGRU(Encoder):
 
     def forward(self, local: Local, mask: Tensor | None) -> Features:
         """Run the GRU; padded words are never read."""
-        words, lengths = local
+        words, lengths = self.dropout(local.values), local.lengths
         assert lengths is not None
         packed = pack_padded_sequence(words, lengths.cpu(), batch_first=True, enforce_sorted=False)
         states, final = self.gru(packed)  # final (2, B, hidden)
         inputs = words
         if self.states:
             inputs, _ = pad_packed_sequence(states, batch_first=True, total_length=words.shape[1])
-        positions = sine_positions(inputs.shape[1], self.input_dim, inputs)
-        return Features(inputs, final.mean(dim=0), positions)
+        return Features(inputs, final.mean(dim=0))
 
 
-class TransformerTokens(Encoder):
-    """Last hidden states of a transformers encoder; the global feature is their unit mean.
+class TransformerTokens(PooledEncoder):
+    """Last hidden states of a transformers encoder, which carry their positions.
 
     Args:
-        backbone: A model with `last_hidden_state`, e.g. BERT or MiniLM.
+        backbone: A model with `last_hidden_state`, e.g. BERT, MiniLM or the text tower of CLIP.
+        pool: Parts of the global feature, names in POOLS.
+        config: The configuration that rebuilds the backbone.
 
     """
 
-    def __init__(self, backbone: nn.Module) -> None:
-        super().__init__()
-        self.backbone = backbone
-        shape: Any = backbone.config
-        self.input_dim = int(shape.hidden_size)
-        self.pooled_groups = (self.input_dim,)
+    def __init__(self, backbone: nn.Module, pool: Sequence[str], config: Any) -> None:
+        own: Any = backbone.config
+        super().__init__(int(own.hidden_size), pool)
+        self.backbone, self.config = backbone, config
 
     def local(self, tokens: Tensor, lengths: Tensor) -> Local:
         """Token ids (B, L) -> hidden states (B, L, C)."""
         mask = length_mask(lengths, tokens.shape[1])
         output = self.backbone(input_ids=tokens, attention_mask=mask)
         return Local(output.last_hidden_state, lengths)
-
-    def forward(self, local: Local, mask: Tensor | None) -> Features:
-        """Hidden states (they carry their positions) and the direction of their mean."""
-        inputs = clear_padding(local.values, mask)
-        return Features(inputs, F.normalize(inputs.sum(dim=1), dim=1))
 
 
 class SubwordTokenizer:
@@ -87,7 +84,12 @@ class SubwordTokenizer:
     def __init__(self, path: str, max_length: int) -> None:
         from transformers import AutoTokenizer
 
-        self.tokenizer = AutoTokenizer.from_pretrained(model_folder(path))
+        folder = model_folder(path)
+        try:
+            self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        except OSError as error:
+            command = f"hf download {folder} --local-dir FOLDER"
+            raise not_there("text.path", path, command, error) from None
         self.max_length = max_length
 
     def __call__(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -103,37 +105,26 @@ class SubwordTokenizer:
         ids: dict[str, int] = self.tokenizer.get_vocab()
         return sorted(ids, key=ids.__getitem__)
 
+    @property
+    def rules(self) -> str:
+        """How captions become tokens, beyond the list of tokens; JSON, fit for a fingerprint."""
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        rules = (
+            json.loads(backend.to_str()) if backend else {"class": type(self.tokenizer).__name__}
+        )
+        for state in ("truncation", "padding", "model"):  # of the last call; the model is `words`
+            rules.pop(state, None)
+        return json.dumps(rules, sort_keys=True)
+
     def save(self, folder: Path) -> None:
         """Write the tokenizer's files into a folder."""
         self.tokenizer.save_pretrained(folder)
 
 
-def model_folder(path: str) -> Path:
-    """Find the folder that has config.json: `path`, below it, or inside `package:NAME`."""
-    root = Path(path)
-    if path.startswith("package:"):
-        spec = find_spec(path.removeprefix("package:"))
-        if spec is None or spec.origin is None:
-            raise FileNotFoundError(f"text.path: {path} is not installed (pip install it)")
-        root = Path(spec.origin).parent
-    for folder in (root, root / "model"):
-        if (folder / "config.json").is_file():
-            return folder
-    raise FileNotFoundError(f"text.path: no config.json in {root} or in its folder 'model'")
-
-
 def transformer(config: TextConfig, vocabulary: int, pretrained: bool = True) -> TransformerTokens:
-    """Read a transformers encoder from a local folder, with its weights or only its shape."""
-    from transformers import AutoConfig, AutoModel
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()  # local weights are read in a moment
-    folder = model_folder(config.path)
-    if pretrained:
-        backbone: Any = AutoModel.from_pretrained(folder, local_files_only=True)
-    else:
-        backbone = AutoModel.from_config(AutoConfig.from_pretrained(folder))
-    return TransformerTokens(backbone)
+    """Read a transformers encoder, with its weights or only its shape."""
+    backbone, shape = transformers_model(config.path, "text_model", pretrained, "text.path")
+    return TransformerTokens(backbone, config.pool, shape)
 
 
 def gru(config: TextConfig, vocabulary: int, pretrained: bool = True) -> BiGRU:

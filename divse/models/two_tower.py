@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,10 @@ from divse.models.config import HeadConfig, ImageConfig, TextConfig, TwoTowerCon
 from divse.models.features import Encoder, Local, Standardize
 from divse.models.heads import HEADS
 from divse.models.image import IMAGE_ENCODERS
+from divse.models.layers import scales
+from divse.models.learned_similarity import learned_similarity
+from divse.models.positions import positions
+from divse.models.projection import build_projection, project_global
 from divse.models.slot_attention import length_mask
 from divse.models.text import TEXT_ENCODERS
 
@@ -26,8 +30,8 @@ class SetOutput(NamedTuple):
 class Tower(nn.Module):
     """One modality: encoder, head, and the global feature that every element shares.
 
-    The set is normalize(LN(slots) + LN(global)): slots carry what differs between the elements,
-    the global feature what they have in common.
+    The set is normalize(LN(slots) + LN(global)), with PIE-Net normalize(LN(slots + global)): slots
+    carry what differs between the elements, the global feature what they have in common.
     """
 
     def __init__(
@@ -36,19 +40,26 @@ class Tower(nn.Module):
         super().__init__()
         if source.frozen:
             encoder.freeze()
+        else:
+            encoder.tune(source.tuned_blocks)
         self.encoder = encoder
+        self.projection = build_projection(
+            source.projection, encoder.input_dim, config.dim, source.projection_dropout
+        )
+        if self.projection is not None:
+            encoder.project_to(config.dim)
         self.head = HEADS[config.head](config, encoder.input_dim)
-        nn.init.constant_(self.head.get_parameter("norm.weight"), config.gate)
+        self.norm_after = bool(getattr(self.head, "norm_after", False))
+        if not self.norm_after:
+            nn.init.constant_(self.head.get_parameter("norm.weight"), config.gate)
         groups = encoder.pooled_groups
         self.standardize = Standardize(groups) if source.center else None
-        self.project = nn.Linear(sum(groups), config.dim)
-        if sum(groups) <= config.dim:  # then it can keep the geometry of a pretrained feature
-            nn.init.orthogonal_(self.project.weight)
-            nn.init.zeros_(self.project.bias)
+        self.project = project_global(source.projection, groups, config.dim)
         self.dropout = nn.Dropout(source.global_dropout)
         self.norm = nn.LayerNorm(config.dim)
-        self.positions = config.positions == "sine"
-        self.hide = source.input_dropout
+        use_positions = not isinstance(source, ImageConfig) or source.positions
+        self.positions = config.positions if use_positions else "none"
+        self.hide, self.layer_decay = source.input_dropout, source.layer_decay
 
     def local(self, *raw: Tensor) -> Local:
         """Raw input -> local features; what a frozen encoder computes once."""
@@ -61,14 +72,18 @@ class Tower(nn.Module):
 
     def embed(self, local: Local) -> SetOutput:
         """Local features -> sets."""
+        if self.projection is not None:
+            real = length_mask(local.lengths, local.values.shape[1])
+            local = local._replace(values=self.projection(local.values, real))
         mask = self.visible(local)
-        inputs, pooled, positions = self.encoder(local, mask)
-        slots = self.head(inputs, mask, positions if self.positions else None)
+        inputs, pooled = self.encoder(local, mask)
+        shape: Any = self.encoder.shape
+        slots = self.head(inputs, mask, positions(self.positions, shape, inputs, local.lengths))
         if self.standardize is not None:
             pooled = self.standardize(pooled)
-        common = self.norm(self.project(self.dropout(pooled)))
-        sets = F.normalize((slots + common[:, None]).float(), dim=-1)
-        return SetOutput(sets, slots)
+        common = self.project(self.dropout(pooled))[:, None]
+        joined = self.norm(slots + common) if self.norm_after else slots + self.norm(common)
+        return SetOutput(F.normalize(joined.float(), dim=-1), slots)
 
     def visible(self, local: Local) -> Tensor | None:
         """Mask (B, N) of the inputs that are real and not hidden by dropout; None if all are."""
@@ -89,27 +104,47 @@ class TwoTower(nn.Module):
         vocabulary: Number of words, for text encoders that own their word embeddings.
         pretrained: Read backbone weights from their files; False builds the shape alone, for
             weights that are loaded next.
+        similarity: Name of the similarity; one with learned parameters gets them here.
 
     """
 
     def __init__(
-        self, config: TwoTowerConfig, vocabulary: int = 0, pretrained: bool = True
+        self,
+        config: TwoTowerConfig,
+        vocabulary: int = 0,
+        pretrained: bool = True,
+        similarity: str = "",
     ) -> None:
         super().__init__()
         image = IMAGE_ENCODERS[config.image.encoder](config.image, pretrained)
         text = TEXT_ENCODERS[config.text.encoder](config.text, vocabulary, pretrained)
         self.image = Tower(image, config.model, config.image)
         self.text = Tower(text, config.model, config.text)
+        self.similarity = learned_similarity(similarity)
 
-    def images(self, pixels: Tensor) -> SetOutput:
-        """Pixels, uint8 (B, 3, S, S) -> sets (B, K, D)."""
-        output: SetOutput = self.image(pixels)
+    def images(self, *inputs: Tensor) -> SetOutput:
+        """Pixels, uint8 (B, 3, S, S), or regions (B, R, C) and counts (B,) -> sets (B, K, D)."""
+        output: SetOutput = self.image(*inputs)
         return output
 
     def texts(self, tokens: Tensor, lengths: Tensor) -> SetOutput:
         """Tokens (B, L) and lengths (B,) -> sets (B, K, D)."""
         output: SetOutput = self.text(tokens, lengths)
         return output
+
+    def similarity_parameters(self) -> dict[str, Tensor]:
+        """Learned keyword arguments of divse.score, differentiable; none for most similarities."""
+        return dict(self.similarity.named_parameters()) if self.similarity is not None else {}
+
+    def layer_scales(self) -> dict[str, float]:
+        """Learning rates of backbone parameters as multiples, by `layer_decay`; others have 1."""
+        found: dict[str, float] = {}
+        for side, tower in (("image", self.image), ("text", self.text)):
+            backbone = getattr(tower.encoder, "backbone", None)
+            if backbone is not None and tower.layer_decay != 1:
+                of_side = scales(backbone, tower.layer_decay)
+                found |= {f"{side}.encoder.backbone.{name}": s for name, s in of_side.items()}
+        return found
 
     def trained_state(self) -> dict[str, Tensor]:
         """State dict without what frozen backbones hold."""

@@ -13,8 +13,7 @@ from pathlib import Path
 import torch
 
 from divse.data import DATASETS, SPLITS, ImageTextData
-from divse.models.image import weights_file
-from divse.models.text import model_folder
+from divse.models.pretrained import model_folder, weights_file
 from divse.models.weights import write_json
 from divse.similarity import explain
 from divse.training.config import Config, unknown
