@@ -6,9 +6,11 @@ import torch
 
 from divse import SIMILARITIES
 from divse.models import SetOutput
+from divse.training.batch_scores import DenseScores, positive_mask
 from divse.training.config import LossConfig
-from divse.training.losses import LOSSES, diversity, info_nce, mmd, set_loss, triplet
+from divse.training.losses import LOSSES, SPARSE, diversity, mmd, ranking_loss, set_loss
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 GOLDEN = {
     name: torch.from_numpy(value)
     for name, value in np.load(Path(__file__).parent / "golden" / "published_code.npz").items()
@@ -61,28 +63,88 @@ def test_triplet_by_hand():
     to_text = (0.1 + 0.1 + 0.6) / 3
     # captions 0, 1, 2 against the other picture
     to_image = (0.0 + 0.0 + (0.2 + 0.8 - 0.1)) / 3
-    loss = triplet(scores, positives, CONFIG)
+    loss = ranking_loss("triplet", DenseScores(scores, positives), CONFIG)
     assert loss.item() == pytest.approx(to_text + to_image, abs=1e-6)
 
 
 def test_info_nce_ignores_the_other_captions_of_a_picture():
     scores = torch.tensor([[0.9, 0.9, 0.1], [0.1, 0.1, 0.9]])
     positives = torch.tensor([[True, True, False], [False, False, True]])
-    sharp = info_nce(scores, positives, LossConfig(temperature=0.01))
+    sharp = ranking_loss("info_nce", DenseScores(scores, positives), LossConfig(temperature=0.01))
     assert sharp.item() < 1e-6
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_perfect_scores_cost_less_than_wrong_ones(name):
     right = POSITIVES.float()
-    assert LOSSES[name](right, POSITIVES, CONFIG) < LOSSES[name](1 - right, POSITIVES, CONFIG)
+    perfect, wrong = (
+        ranking_loss(name, DenseScores(scores, POSITIVES), CONFIG) for scores in (right, 1 - right)
+    )
+    assert perfect < wrong
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_losses_are_differentiable(name):
     torch.manual_seed(0)
     scores = torch.randn(6, 30, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda s: LOSSES[name](s, POSITIVES, CONFIG), scores)
+    config = LossConfig(temperature=0.5)
+    assert torch.autograd.gradcheck(
+        lambda s: ranking_loss(name, DenseScores(s, POSITIVES), config), scores
+    )
+
+
+def test_smooth_losses_tend_to_the_hardest_negative():
+    scores = torch.randn(6, 30, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    batch = DenseScores(scores, POSITIVES)
+    sharp = LossConfig(temperature=1e-4)
+    hard = ranking_loss("triplet", batch, sharp)
+    torch.testing.assert_close(ranking_loss("lse_triplet", batch, sharp), hard, atol=1e-3, rtol=0)
+    hinge = ranking_loss("triplet", batch, LossConfig(margin=0.0))
+    soft = sharp.temperature * ranking_loss("soft_triplet", batch, sharp)
+    torch.testing.assert_close(soft, hinge, atol=1e-3, rtol=0)
+
+
+def side(count, seed, size=4):
+    generator = torch.Generator().manual_seed(seed)
+    sets = torch.randn(count, size, 40, generator=generator)
+    sets = torch.nn.functional.normalize(sets, dim=-1).to(DEVICE).requires_grad_()
+    return SetOutput(sets, torch.randn(count, size, 8, generator=generator).to(DEVICE))
+
+
+def step(positives, config, impl):
+    images, texts = side(9, 0), side(24, 1)
+    parts = set_loss(images, texts, positives, config, impl=impl)
+    parts.total.backward()
+    return [*(part.detach() for part in parts), images.sets.grad, texts.sets.grad]
+
+
+@pytest.mark.parametrize("margin", [0.02, 0.2, 1.0])
+@pytest.mark.parametrize("name", SPARSE)
+def test_few_scores_give_the_loss_and_gradients_of_all(name, margin):
+    """Pictures of no, one and several captions; hinges that are open and that are shut."""
+    kernels = pytest.importorskip("divse_kernels")
+    pictures = torch.tensor([0, 0, 0, 1, 2, 2, 3, 4, 4, 5, 7, 7] * 2, device=DEVICE)
+    config = LossConfig(name=name, margin=margin)
+    before = kernels.launches["mine_hardest_negatives"]
+    few = step(pictures, config, "triton")
+    assert kernels.launches["mine_hardest_negatives"] == before + 1
+    everything = step(pictures, config, "reference")
+    mask = step(positive_mask(pictures, 9), config, "triton")  # all scores by the kernels
+    assert kernels.launches["mine_hardest_negatives"] == before + 1
+    for a, b, c in zip(few, everything, mask, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(c, b, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("impl", ["reference", "triton"])
+def test_a_batch_without_negatives(impl):
+    pytest.importorskip("divse_kernels")
+    pictures = torch.zeros(3, dtype=torch.int64, device=DEVICE)
+    images, texts = side(1, 0), side(3, 1)
+    parts = set_loss(images, texts, pictures, LossConfig(mmd=0.0, diversity=0.0), impl=impl)
+    parts.total.backward()
+    assert parts.ranking == 0 and parts.recall == 1
+    assert images.sets.grad.eq(0).all() and texts.sets.grad.eq(0).all()
 
 
 def test_mmd_vanishes_for_one_distribution():
@@ -97,6 +159,19 @@ def test_diversity_of_equal_spread_and_single_slots():
     spread = torch.eye(8)[None, :4] * 3
     assert diversity(spread).item() == pytest.approx(np.exp(-4), rel=1e-5)
     assert diversity(torch.ones(2, 1, 8)).item() == 0
+
+
+def test_diversity_is_that_of_all_pairs_of_slots():
+    slots = torch.randn(5, 4, 8, dtype=torch.float64, requires_grad=True)
+    u = torch.nn.functional.normalize(slots.float(), dim=-1)
+    pairs = [(u[:, i] - u[:, j]).square().sum(1) for i in range(4) for j in range(i)]
+    expected = torch.exp(-2 * torch.stack(pairs)).mean()
+    torch.testing.assert_close(diversity(slots), expected)
+    gradients = [torch.autograd.grad(x, slots)[0] for x in (diversity(slots), expected)]
+    torch.testing.assert_close(*gradients)
+    same = torch.ones(2, 4, 8, requires_grad=True)
+    diversity(same).backward()
+    assert same.grad.abs().max() < 1e-6
 
 
 @pytest.mark.parametrize("similarity", SIMILARITIES)

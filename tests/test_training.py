@@ -18,6 +18,7 @@ from divse.data.packed import write_packed
 from divse.encoder import build_tokenizer, vocabulary_size
 from divse.models import TwoTower
 from divse.models.weights import read_tensors, write_atomically, write_tensors
+from divse.training.batch_scores import positive_mask
 from divse.training.command_line import parse
 from divse.training.feature_store import FeatureStore
 from divse.training.log import Log
@@ -286,7 +287,8 @@ def test_dropped_words(tmp_path):
 def test_positives_of_a_batch(tmp_path):
     split = trainer(tmp_path).train
     batch = next(split.batches.epoch(0))
-    own = split.positives(batch)
+    assert split.positives(batch) is batch.image_of_caption
+    own = positive_mask(split.positives(batch), 4)
     assert own.shape == (4, 20)
     assert (own.sum(dim=0) == 1).all() and (own.sum(dim=1) == 5).all()
     # a caption that two pictures share, word for word, fits both

@@ -13,7 +13,7 @@ from divse.similarity import blocked
 from divse.similarity.inputs import Sets
 from divse.similarity.table import Similarity
 
-_OPERATIONS = frozenset({"scores", "candidates", "search", "hardest_negatives"})
+_OPERATIONS = frozenset({"scores", "pairs", "candidates", "search", "hardest_negatives"})
 
 
 def why_not(operation: str, queries: Sets, gallery: Sets, similarity: Similarity) -> str | None:
@@ -29,7 +29,7 @@ def why_not(operation: str, queries: Sets, gallery: Sets, similarity: Similarity
     differentiable = queries.values.requires_grad or gallery.values.requires_grad
     differentiable = differentiable and torch.is_grad_enabled()
     if differentiable:
-        if similarity.name != "smooth_chamfer":
+        if similarity.name != "smooth_chamfer" and operation != "pairs":
             return f"it has no gradient for {similarity.name}"
         if operation == "candidates":
             return "it has no gradient for candidates"
@@ -69,6 +69,31 @@ def scores(
         similarity.name,
         query_lengths=queries.lengths,
         gallery_lengths=gallery.lengths,
+        **parameters,
+    )
+    return result
+
+
+def pairs(
+    a: Sets,
+    b: Sets,
+    similarity: Similarity,
+    parameters: dict[str, Any],
+    ids: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """Scores (N,) of set n of ``a`` with set n of ``b``, or (P,) of the sets that ``ids`` name.
+
+    ``ids`` are positions (P,) in ``a`` and in ``b``; -1 = none, scored -inf. Differentiable.
+    """
+    import divse_kernels
+
+    own = torch.arange(len(a.values), device=a.values.device)
+    result: Tensor = divse_kernels.score_pairs(
+        *_one_dtype(a.values, b.values),
+        *(ids or (own, own)),
+        similarity.name,
+        query_lengths=a.lengths,
+        gallery_lengths=b.lengths,
         **parameters,
     )
     return result
@@ -168,6 +193,20 @@ def hardest_negatives(
     parameters: dict[str, Any],
 ) -> tuple[Tensor, Tensor]:
     """Positions of the best sets of another group: (B, topn) in the gallery, (N, topn) back."""
-    return blocked.hardest_negatives(
-        scores, queries, gallery, query_groups, gallery_groups, topn, similarity, parameters
+    import divse_kernels
+
+    if topn > divse_kernels.MAX_TOPN:
+        return blocked.hardest_negatives(
+            scores, queries, gallery, query_groups, gallery_groups, topn, similarity, parameters
+        )
+    found: tuple[Tensor, Tensor] = divse_kernels.hardest_negatives(
+        *_one_dtype(queries.values, gallery.values),
+        query_groups,
+        gallery_groups,
+        topn,
+        query_lengths=queries.lengths,
+        gallery_lengths=gallery.lengths,
+        similarity=similarity.name,
+        **parameters,
     )
+    return found

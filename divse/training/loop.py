@@ -13,7 +13,6 @@ from time import perf_counter
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from divse.data import Batch
@@ -96,7 +95,7 @@ class Trainer:
         bar = tqdm(total=self.steps, initial=progress.step, desc=title, disable=None, leave=False)
         self.model.train()
         for batch in self.train.batches.epoch(progress.epoch, progress.step):
-            self.count(self.step(batch), self.train.positives(batch))
+            self.count(self.step(batch))
             bar.set_postfix(self.averages(), refresh=False)
             bar.update()
             if every and progress.step % every == 0 and progress.step < self.steps:
@@ -146,7 +145,7 @@ class Trainer:
             impl=config.train.impl,
         )
 
-    def count(self, parts: LossParts, positives: Tensor) -> None:
+    def count(self, parts: LossParts) -> None:
         """Add the figures of one step; stop if the loss is not a number."""
         loss = float(parts.total.detach())
         if not np.isfinite(loss):
@@ -154,9 +153,8 @@ class Trainer:
                 f"the loss is {loss} in epoch {self.progress.epoch + 1}, step "
                 f"{self.progress.step + 1}: lower --optim.lr or raise --optim.warmup_epochs"
             )
-        best = parts.scores.detach().argmax(dim=0).cpu()
         self.progress.loss += loss
-        self.progress.r1 += float(positives[best, torch.arange(len(best))].float().mean())
+        self.progress.r1 += float(parts.recall)
         self.progress.step += 1
 
     def averages(self) -> dict[str, float]:

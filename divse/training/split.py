@@ -105,10 +105,10 @@ class Split:
         return model.texts(batch.tokens.to(device), batch.lengths.to(device))
 
     def positives(self, batch: Batch) -> Tensor:
-        """Which captions fit which pictures of the batch, bool (I, T)."""
-        own = torch.arange(len(batch.image_index))[:, None] == batch.image_of_caption
+        """The picture of each caption (T,), or bool (I, T) where a caption may fit several."""
         if self.same is None:
-            return own
+            return batch.image_of_caption
+        own = torch.arange(len(batch.image_index))[:, None] == batch.image_of_caption
         group = torch.from_numpy(self.same)[batch.caption_index]
         return own.float() @ (group[:, None] == group).float() > 0
 

@@ -10,8 +10,9 @@ from divse_kernels.certified import certified_search
 from divse_kernels.int8_codes import quantise
 from divse_kernels.launch import launches
 from divse_kernels.long_sets import LONGEST
-from divse_kernels.mining_ops import hardest_negatives
+from divse_kernels.mining_ops import MAX_TOPN, hardest_negatives
 from divse_kernels.ops import MAX_SIZE, smooth_chamfer, supports
+from divse_kernels.pair_ops import score_pairs
 from divse_kernels.score_ops import scores
 from divse_kernels.search import search, search_blocks
 
@@ -19,11 +20,13 @@ __all__ = [
     "LONGEST",
     "MAX_SIZE",
     "MAX_TOPK",
+    "MAX_TOPN",
     "certified_search",
     "hardest_negatives",
     "launches",
     "quantise",
     "score_candidates",
+    "score_pairs",
     "scores",
     "search",
     "search_blocks",
