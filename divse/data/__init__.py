@@ -9,10 +9,12 @@ from divse.data import (
     butd,
     captions,
     coco_captions,
+    huggingface,
     id_mapping,
     karpathy,
     regions,
     scenes,
+    webdataset,
 )
 from divse.data.augmentation import AUGMENTATIONS
 from divse.data.batching import Batch, Batches
@@ -27,6 +29,8 @@ DATASETS: dict[str, Callable[..., ImageTextData]] = {
     "butd": butd.load,
     "id_mapping": id_mapping.load,
     "coco_captions": coco_captions.load,
+    "huggingface": huggingface.load,
+    "webdataset": webdataset.load,
 }
 
 __all__ = [

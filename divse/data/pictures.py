@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,15 +17,24 @@ Picture = NDArray[np.uint8]  # (H, W, 3)
 
 def read_picture(path: Path) -> Picture:
     """Read a picture file as uint8 (H, W, 3): upright, transparent parts white."""
+    return _open(path, str(path))
+
+
+def decode_picture(content: bytes, where: str) -> Picture:
+    """Decode the bytes of a picture file as uint8 (H, W, 3); `where` names it in errors."""
+    return _open(BytesIO(content), where)
+
+
+def _open(source: Path | BytesIO, where: str) -> Picture:
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
-        with Image.open(path) as picture:
+        with Image.open(source) as picture:
             return as_rgb(ImageOps.exif_transpose(picture))
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
         if isinstance(error, FileNotFoundError):
             raise
-        raise ValueError(f"cannot read the picture {path}: {error}") from error
+        raise ValueError(f"cannot read the picture {where}: {error}") from error
 
 
 def as_rgb(picture: Image) -> Picture:
