@@ -127,6 +127,10 @@ def query(
         ),
     ] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Score every set.")] = False,
+    certified: Annotated[
+        bool,
+        typer.Option("--certified", help="The same answer by int8 codes that rule sets out."),
+    ] = False,
     impl: Annotated[
         str,
         typer.Option(metavar="IMPL", help="auto, native, triton or reference."),
@@ -172,8 +176,8 @@ def query(
         usage("--lengths goes with --embeddings")
     if embeddings is not None and model is not None:
         usage("--embeddings need no --model")
-    if exact and candidates is not None:
-        usage("--candidates is of the prefilter, --exact does without: give one of them")
+    if sum((exact, certified, candidates is not None)) > 1:
+        usage("--candidates, --exact and --certified are different plans: give one of them")
     one_of("--format", format, ("table", "json"))
     one_of("--impl", impl, ("auto", "native", "triton", "reference"))
     asked = QueryRequest(
@@ -184,7 +188,13 @@ def query(
         texts=text or [],
         images=image or [],
         topk=topk,
-        plan="exact" if exact else "prefilter" if candidates else "auto",
+        plan="exact"
+        if exact
+        else "certified"
+        if certified
+        else "prefilter"
+        if candidates
+        else "auto",
         depth=candidates,
         impl=impl,
         similarity=similarity,

@@ -1,6 +1,7 @@
 """The searcher: one gallery, many queries, and a choice of plans.
 
     exact      every set is scored; the answer is the answer
+    certified  int8 codes rule most sets out, the rest is scored: the same answer, half the bytes
     prefilter  FAISS proposes candidates by their elements, exact scores order them
     auto       exact where that is cheap or no index is there yet, else prefilter
 
@@ -25,12 +26,13 @@ from divse.search.index_files import has_index
 from divse.search.prefilter import DEPTH, Prefilter, open_prefilter
 from divse.search.rerank import rerank
 from divse.search.scan import Scoring, exact_scan
+from divse.search.stored_scan import serves, stored_scan, why_not_certified
 from divse.sets import Array, EmbeddingSets
 from divse.similarity.api import explain as explain_impl
 from divse.similarity.table import get_similarity
 from divse.similarity.topk import TopK
 
-PLANS = ("auto", "exact", "prefilter")
+PLANS = ("auto", "exact", "certified", "prefilter")
 EXACT_UP_TO = 100_000_000  # stored numbers: one core scans so many in some 50 ms for a query
 DEEPER = 4  # how much deeper an adaptive prefilter looks at each round,
 MOST_ROUNDS = 3  # and how often, until a query's results stay the same
@@ -110,9 +112,10 @@ class Searcher:
     ) -> SearchResult:
         """Find the `topk` best sets for each of the queries (B, K, D).
 
-        `plan` is one of "auto", "exact" and "prefilter"; `depth` is the number of nearest elements
-        that the prefilter looks up for each query element. `similarity`, `alpha`, `log_mean`,
-        `impl` and `parameters` as in `divse.score`. Equal scores come in the order of position.
+        `plan` is one of "auto", "exact", "certified" and "prefilter"; `depth` is the number of
+        nearest elements that the prefilter looks up for each query element. `similarity`, `alpha`,
+        `log_mean`, `impl` and `parameters` as in `divse.score`. Equal scores come in the order of
+        position.
         """
         scoring = Scoring(similarity, alpha, log_mean, impl, parameters)
         found, certified = self._find(queries, topk, plan, depth, scoring)
@@ -141,7 +144,7 @@ class Searcher:
         """Say what `search` does with these arguments, without searching."""
         chosen, why = self._choose(plan, depth)
         elements = self.gallery.manifest.elements
-        exact = chosen == "exact"
+        exact = chosen != "prefilter"
         one = self.gallery.sets(np.zeros(1, dtype=np.int64)).torch(self.device)
         return SearchPlan(
             plan=chosen,
@@ -171,8 +174,22 @@ class Searcher:
         if chosen == "prefilter":
             return self._prefiltered(sets.numpy(), topk, depth, scoring), False
         step = self._tell("scan", len(self.gallery))
-        found = exact_scan(sets.torch(self.device), self.gallery.blocks(), topk, scoring, step)
+        asked = sets.torch(self.device)
+        if chosen == "certified":
+            self._check_certified(scoring.similarity)
+            found = stored_scan(asked, self.gallery, topk, scoring, by_codes=True, progress=step)
+        elif serves(asked, scoring):
+            found = stored_scan(asked, self.gallery, topk, scoring, progress=step)
+        else:
+            found = exact_scan(asked, self.gallery.blocks(), topk, scoring, step)
         return TopK(found.scores.cpu().numpy(), found.positions.cpu().numpy()), True
+
+    def _check_certified(self, similarity: str) -> None:
+        reason = why_not_certified(self.gallery, similarity)
+        if self.device.type != "cpu":
+            reason = f"it runs on the CPU and the searcher on {self.device}"
+        if reason is not None:
+            raise ValueError(f"plan='certified' cannot serve this search: {reason}")
 
     def _prefiltered(
         self, queries: EmbeddingSets, topk: int, depth: int | None, scoring: Scoring
@@ -205,7 +222,7 @@ class Searcher:
         """The plan to take and the reason."""
         if plan not in PLANS:
             raise ValueError(f"plan: got {plan!r}, expected one of {', '.join(PLANS)}")
-        if plan == "exact" and depth is not None:
+        if plan in ("exact", "certified") and depth is not None:
             raise ValueError("depth is of plan='prefilter': leave it, or change the plan")
         if plan != "auto":
             return plan, "as asked"

@@ -43,8 +43,8 @@ class Int8Arrays(NamedTuple):
 class Segment:
     """An open segment: embeddings (n, K, D), or (elements, D) with offsets (n + 1,).
 
-    `start` is the gallery's position of the first set; `live` (m,) are the sets that are not
-    removed, or None if none is; `rows` is the Arrow table of all n.
+    `start` is the gallery's position of the first set; `removed` is the bitmap and `live` (m,) are
+    the sets that are not removed, both None if none is; `rows` is the Arrow table of all n.
     """
 
     entry: SegmentEntry
@@ -53,6 +53,7 @@ class Segment:
     offsets: np.ndarray | None
     int8: Int8Arrays | None
     rows: Any
+    removed: np.ndarray | None
     live: np.ndarray | None
 
     @classmethod
@@ -78,7 +79,7 @@ class Segment:
             offsets,
             _map_int8(folder, entry, shape),
             map_rows(folder / ROWS, manifest, entry),
-            _read_live(folder, entry, offsets),
+            *_read_removed(folder, entry, offsets),
         )
 
     @property
@@ -142,6 +143,10 @@ class Segment:
             own = elements // self.entry.k
         else:
             own = np.searchsorted(self.offsets, elements, side="right") - 1
+        return self.positions(own)
+
+    def positions(self, own: np.ndarray) -> np.ndarray:
+        """The gallery's positions of sets that lie at `own` in the files, none of them removed."""
         rows = own if self.live is None else np.searchsorted(self.live, own)
         return np.asarray(rows + self.start)
 
@@ -219,9 +224,12 @@ def _map_int8(folder: Path, entry: SegmentEntry, shape: tuple[int, ...]) -> Int8
     )
 
 
-def _read_live(folder: Path, entry: SegmentEntry, offsets: np.ndarray | None) -> np.ndarray | None:
+def _read_removed(
+    folder: Path, entry: SegmentEntry, offsets: np.ndarray | None
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """The bitmap of removed sets and the indices of those that are left."""
     if entry.removed is None:
-        return None
+        return None, None
     path = folder / entry.removed.file
     bitmap = np.array(map_array(path, (-(-entry.sets // 8),), "uint8"))
     removed = np.unpackbits(bitmap, bitorder="little").astype(bool)
@@ -231,7 +239,7 @@ def _read_live(folder: Path, entry: SegmentEntry, offsets: np.ndarray | None) ->
             f"{path} is damaged: it removes {counted.sets} sets of {counted.elements} elements, "
             f"the manifest says {entry.removed.sets} of {entry.removed.elements}"
         )
-    return np.flatnonzero(~removed[: entry.sets])
+    return bitmap, np.flatnonzero(~removed[: entry.sets])
 
 
 def counted_removed(file: str, removed: np.ndarray, k: int, offsets: np.ndarray | None) -> Removed:

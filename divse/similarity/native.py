@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -101,8 +102,12 @@ def search(
     similarity: Similarity,
     parameters: dict[str, Any],
     excluded: Tensor | None,
+    offsets: np.ndarray | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The best ``topk`` scores and positions (B, topk) of one pass that stores no B x N scores."""
+    """The best ``topk`` scores and positions (B, topk) of one pass that stores no B x N scores.
+
+    With ``offsets`` (N + 1,) the gallery's values are packed (elements, D).
+    """
     import divse_native
 
     def host(tensor: Tensor | None) -> Any:
@@ -119,6 +124,7 @@ def search(
         excluded=host(excluded),
         query_lengths=host(queries.lengths),
         gallery_lengths=host(gallery.lengths),
+        gallery_offsets=offsets,
         threads=torch.get_num_threads(),
         **options,
         **dtype,
