@@ -105,7 +105,8 @@ def quantise(
     """int8 codes (..., D) of unit vectors, their scales and residuals (...).
 
     ``divse/similarity/quantise.py`` says what they are: codes and scales are equal to its,
-    residuals up to the last place. Raises ValueError for an element that is not finite or no unit vector.
+    residuals up to the last place. Raises ValueError for an element that is not finite or no unit
+    vector.
     """
 
 def certified_search(
