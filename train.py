@@ -3,6 +3,7 @@
 python train.py --preset scenes
 python train.py --preset captions --data FOLDER --image.weights FILE
 python train.py --resume runs/scenes-20250101-120000
+torchrun --nproc-per-node 8 train.py --preset captions ...
 """
 
 import sys
@@ -12,6 +13,8 @@ from divse import DivSE, Gallery, calls, explain
 from divse.encoder import build_tokenizer, vocabulary_size
 from divse.models import TwoTower
 from divse.models.weights import write_json
+from divse.training import distributed
+from divse.training.acceleration import prepare
 from divse.training.command_line import parse
 from divse.training.loop import Trainer
 from divse.training.losses import similarity_options
@@ -28,22 +31,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     # model: captions become tokens, pictures pixels; frozen encoders run once
     tokenizer = build_tokenizer(config.text, data["train"].captions, config.data.min_count)
-    model = TwoTower(config, vocabulary_size(tokenizer)).to(device)
+    words, similarity = vocabulary_size(tokenizer), config.loss.similarity
+    model = TwoTower(config, words, similarity=similarity).to(device)
     encoder = DivSE(model, config, tokenizer, similarity_options(config.loss))
     print(f"{data['train'].name}: {len(data['train'])} pictures -> {folder}, on {device}")
     cache = cache_folder(config, folder)
-    train, val, test = (
-        Split.prepare(data[name], tokenizer, model, config, cache)
-        for name in ("train", "val", "test")
-    )
+    with distributed.first_goes_first():
+        train, val, test = (
+            Split.prepare(data[name], tokenizer, model, config, cache)
+            for name in ("train", "val", "test")
+        )
 
     # fit: the weights that are best on val are saved in the run folder as they come
+    model = prepare(model, config.train)
     Trainer(model, config, train, val, folder, keep=lambda: encoder.save_pretrained(folder)).fit()
+    if not distributed.leave():
+        return  # the first process goes on alone
 
     # evaluate the saved weights on test
     best = DivSE.from_pretrained(folder, device)
     images, texts = test.encode(best.model)
-    figures = evaluate(images, texts, test.data, config)
+    figures = evaluate(images, texts, test.data, config, best.model.similarity_parameters())
     write_json(folder / "test.json", figures)
     some = images[:1].torch(device), texts[:1].torch(device)
     served = explain(*some, config.loss.similarity, impl=config.train.impl)

@@ -20,12 +20,13 @@ from divse.models import TwoTower
 from divse.models.weights import read_tensors, write_atomically, write_tensors
 from divse.training.batch_scores import positive_mask
 from divse.training.command_line import parse
+from divse.training.config import OptimConfig
 from divse.training.feature_store import FeatureStore
 from divse.training.log import Log
 from divse.training.loop import Trainer
 from divse.training.losses import similarity_options
 from divse.training.optim import Average, build_optimizer, schedule
-from divse.training.run import choose_repeatable_kernels, load_splits
+from divse.training.run import choose_kernels, load_splits
 from divse.training.split import Split, drop_words
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -90,7 +91,7 @@ def test_resume_repeats_bit_for_bit(tmp_path, every):
 @pytest.mark.gpu
 @pytest.mark.filterwarnings("default")  # torch names operations that may not repeat; see if so
 def test_resume_repeats_bit_for_bit_on_a_gpu(tmp_path):
-    choose_repeatable_kernels()
+    choose_kernels(True)
     settings = EXTRAS | {"train__epochs": 2, "train__device": "cuda", "model__dim": 32}
     try:
         trainer(tmp_path / "whole", **settings).fit()
@@ -162,10 +163,10 @@ def test_validation_uses_the_average_and_gives_the_weights_back(tmp_path):
     run = trainer(tmp_path, optim__ema=0.9, train__epochs=1)
     run.run_epoch()
     live = {name: t.clone() for name, t in run.model.state_dict().items()}
-    run.validate(0.0)
+    run.validate(time.perf_counter())
     assert all(torch.equal(t, live[name]) for name, t in run.model.state_dict().items())
     kept, _ = read_tensors(tmp_path / "model.safetensors")
-    assert all(torch.equal(t, run.average.tensors[name]) for name, t in kept.items())
+    assert all(torch.equal(t, run.update.average.tensors[name]) for name, t in kept.items())
     assert not torch.equal(kept["text.project.bias"], live["text.project.bias"])
 
 
@@ -186,14 +187,14 @@ def test_bf16_trains(tmp_path):
 def test_warm_up_takes_the_soft_loss(tmp_path, monkeypatch):
     run = trainer(tmp_path, loss__warmup_epochs=1, train__epochs=2)
     names = []
-    from divse.training import loop
+    from divse.training import step
 
-    real = loop.set_loss
+    real = step.set_loss
     monkeypatch.setattr(
-        loop, "set_loss", lambda *a, name, **k: names.append(name) or real(*a, name=name, **k)
+        step, "set_loss", lambda *a, name, **k: names.append(name) or real(*a, name=name, **k)
     )
     run.fit()
-    assert names == ["info_nce"] * 4 + ["triplet"] * 4
+    assert names == ["info_nce"] * 4 + [""] * 4
 
 
 def test_tensorboard_log(tmp_path):
@@ -240,16 +241,23 @@ def test_tensors_of_every_kind(tmp_path):
 
 
 def test_schedule():
-    shares = [schedule(step, 10, 2, "cosine") for step in range(10)]
-    assert shares[:3] == pytest.approx([1 / 3, 2 / 3, 1])
-    assert shares[2:] == sorted(shares[2:], reverse=True) and shares[-1] < 0.05
-    assert schedule(9, 10, 0, "constant") == 1
+    def shares(epoch_steps, epochs, **settings):
+        config = OptimConfig(**settings)
+        steps = range(epoch_steps * epochs)
+        return [schedule(config, step, epoch_steps, epochs) for step in steps]
+
+    cosine = shares(2, 5, warmup_epochs=1)
+    assert cosine[:3] == pytest.approx([1 / 3, 2 / 3, 1])
+    assert cosine[2:] == sorted(cosine[2:], reverse=True) and cosine[-1] < 0.05
+    assert shares(2, 5, schedule="constant") == [1] * 10
+    steps = shares(2, 5, schedule="step", step_epochs=2, gamma=0.1)
+    assert steps == pytest.approx([1] * 4 + [0.1] * 4 + [0.01] * 2)
 
 
 def test_parameter_groups():
     config, _ = parse(tiny.arguments(optim__image_scale=0.1, optim__text_scale=10))
     model = TwoTower(config, 9)
-    optimizer = build_optimizer(model, config.optim)
+    optimizer = build_optimizer(model, config)
     where = {id(p): group for group in optimizer.param_groups for p in group["params"]}
     assert len(where) == len(list(model.parameters()))
     group = {name: where[id(p)] for name, p in model.named_parameters()}
@@ -271,31 +279,31 @@ def test_average_forgets_early_weights():
 
 def test_dropped_words(tmp_path):
     batch = next(trainer(tmp_path).train.batches.epoch(0))
-    rng = np.random.default_rng(0)
-    dropped = drop_words(batch, 0.5, 20, rng)
+    dropped = drop_words(batch, 0.5, 20, [0])
     assert (dropped.lengths >= 1).all() and (dropped.lengths <= batch.lengths).all()
     assert dropped.tokens.shape[1] == dropped.lengths.max()
     real = torch.arange(dropped.tokens.shape[1]) < dropped.lengths[:, None]
     assert (dropped.tokens[real] > 0).all() and (dropped.tokens[~real] == 0).all()
     assert (dropped.tokens == 1).any()
-    untouched = drop_words(batch, 1e-12, 20, rng)
+    untouched = drop_words(batch, 1e-12, 20, [0])
     assert torch.equal(untouched.tokens, batch.tokens)
-    all_gone = drop_words(batch, 0.9, 20, np.random.default_rng(1))
+    all_gone = drop_words(batch, 0.9, 20, [1])
     assert (all_gone.lengths >= 1).all()
 
 
 def test_positives_of_a_batch(tmp_path):
     split = trainer(tmp_path).train
     batch = next(split.batches.epoch(0))
-    assert split.positives(batch) is batch.image_of_caption
-    own = positive_mask(split.positives(batch), 4)
+    owners = split.labels(batch).positives()
+    assert torch.equal(owners, batch.image_of_caption)
+    own = positive_mask(owners, 4)
     assert own.shape == (4, 20)
     assert (own.sum(dim=0) == 1).all() and (own.sum(dim=1) == 5).all()
     # a caption that two pictures share, word for word, fits both
     same = np.arange(len(split.data.captions))
     first, last = int(batch.caption_index[0]), int(batch.caption_index[-1])
     same[last] = same[first]
-    both = replace(split, same=same).positives(batch)
+    both = replace(split, same=same).labels(batch).positives()
     assert both[0, -1] and both[-1, 0] and both.sum() == own.sum() + 2
 
 

@@ -114,7 +114,6 @@ RANGES: dict[str, tuple[float, float]] = {
     "optim.beta2": (0, 0.99999),
     "optim.ema": (0, 0.99999),
     "optim.lr": (0, 10),
-    "optim.layer_decay": (1e-3, 1),
     "optim.frozen_epochs": (0, 1 << 20),
     "optim.step_epochs": (1, 1 << 20),
     "optim.gamma": (0, 1),

@@ -57,9 +57,6 @@ class OptimConfig:
     lr: float = setting(1e-3, "peak learning rate of heads and projections")
     image_scale: float = setting(1.0, "learning rate of the image encoder, as a multiple of lr")
     text_scale: float = setting(1.0, "learning rate of the text encoder, as a multiple of lr")
-    layer_decay: float = setting(
-        1.0, "learning rate of an encoder's layer, as a multiple of the next one's above it"
-    )
     frozen_epochs: int = setting(0, "first epochs, in which the encoders' backbones stay fixed")
     weight_decay: float = setting(1e-4, "decay of weights; biases, norms and slots have none")
     schedule: str = setting("cosine", "of the learning rate", ("cosine", "step", "constant"))

@@ -1,4 +1,4 @@
-"""The training loop: steps, validation, checkpoints; a resumed run repeats bit for bit.
+"""The training loop: epochs, validation, checkpoints; a resumed run repeats bit for bit.
 
 Everything random is either torch's generator, whose state is in the checkpoint, or follows from
 (seed, epoch, step) alone, so the position in the data is just two integers.
@@ -6,25 +6,26 @@ Everything random is either torch's generator, whose state is in the checkpoint,
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
 
 import numpy as np
-import torch
-from torch.nn.utils import clip_grad_norm_
 
 from divse.data import Batch
 from divse.models import TwoTower
 from divse.models.weights import read_tensors, write_tensors
 from divse.training import checkpoint as files
+from divse.training import distributed
+from divse.training.ahead import one_ahead
 from divse.training.config import Config
 from divse.training.log import Log
-from divse.training.losses import LossParts, set_loss
-from divse.training.optim import Average, build_optimizer, schedule, set_learning_rate
+from divse.training.losses import LossParts
 from divse.training.report import evaluate, summary
-from divse.training.split import Split, drop_words
+from divse.training.split import Split
+from divse.training.step import Step
 
 
 @dataclass
@@ -65,25 +66,27 @@ class Trainer:
         self.train, self.val = train, val
         self.device = next(model.parameters()).device
         self.steps = len(train.batches)
-        self.optimizer = build_optimizer(model, config.optim)
-        self.average: Average | None = None
         self.progress = Progress()
-        if (folder / files.LAST).exists():
-            self.restore()
-        else:
+        resumed = (folder / files.LAST).exists()
+        distributed.draw_apart(config.train.seed)
+        if not resumed:
             train.fit_statistics(model)
-            if config.optim.ema:
-                self.average = Average(model.trained_state(), config.optim.ema)
-        self.log = Log(folder, self.progress.lines, config.train.tensorboard)
+            distributed.start_alike(model)
+        self.update = Step(model, config, train)
+        if resumed:
+            self.restore()
+        self.first = distributed.rank() == 0  # the process that writes and prints
+        if self.first:
+            self.log = Log(folder, self.progress.lines, config.train.tensorboard)
 
     def fit(self) -> None:
         """Train until the last epoch; validate and write a checkpoint after each."""
         if not self.progress.lines:
-            self.validate(0.0)
+            self.validate(perf_counter())
         while self.progress.epoch < self.config.train.epochs:
             start = perf_counter()
             self.run_epoch()
-            self.validate(perf_counter() - start)
+            self.validate(start)
             self.save()
 
     def run_epoch(self) -> None:
@@ -92,9 +95,11 @@ class Trainer:
 
         progress, every = self.progress, self.config.train.checkpoint_steps
         title = f"epoch {progress.epoch + 1}/{self.config.train.epochs}"
-        bar = tqdm(total=self.steps, initial=progress.step, desc=title, disable=None, leave=False)
-        self.model.train()
-        for batch in self.train.batches.epoch(progress.epoch, progress.step):
+        hidden = None if self.first else True  # None: without a terminal
+        bar = tqdm(total=self.steps, initial=progress.step, desc=title, disable=hidden, leave=False)
+        self.update.backbones.train(progress.epoch >= self.config.optim.frozen_epochs)
+        part = distributed.rank(), distributed.processes()
+        for batch in one_ahead(self.train.batches.epoch(progress.epoch, progress.step, part)):
             self.count(self.step(batch))
             bar.set_postfix(self.averages(), refresh=False)
             bar.update()
@@ -104,46 +109,7 @@ class Trainer:
 
     def step(self, batch: Batch) -> LossParts:
         """One update of the weights."""
-        config, progress = self.config, self.progress
-        done = progress.epoch * self.steps + progress.step
-        set_learning_rate(
-            self.optimizer,
-            schedule(
-                done,
-                self.steps * config.train.epochs,
-                self.steps * config.optim.warmup_epochs,
-                config.optim.schedule,
-            ),
-        )
-        parts = self.loss(batch)
-        self.optimizer.zero_grad(set_to_none=True)
-        parts.total.backward()  # type: ignore[no-untyped-call]
-        if config.optim.clip:
-            clip_grad_norm_(self.model.parameters(), config.optim.clip)
-        self.optimizer.step()
-        if self.average:
-            self.average.update(self.model.trained_state(), done)
-        return parts
-
-    def loss(self, batch: Batch) -> LossParts:
-        """Loss of a batch, the towers under autocast if asked to, the loss itself in fp32."""
-        config = self.config
-        rng = np.random.default_rng([config.train.seed, self.progress.epoch, self.progress.step])
-        if config.data.word_drop:
-            vocabulary = int(self.train.batches.tokens.max()) + 1  # it is made of these captions
-            batch = drop_words(batch, config.data.word_drop, vocabulary, rng)
-        bf16 = config.train.precision == "bf16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
-            images, texts = self.train.embed(self.model, batch, rng)
-        name = "info_nce" if self.progress.epoch < config.loss.warmup_epochs else config.loss.name
-        return set_loss(
-            images,
-            texts,
-            self.train.positives(batch).to(self.device),
-            config.loss,
-            name=name,
-            impl=config.train.impl,
-        )
+        return self.update(batch, self.progress.epoch, self.progress.step)
 
     def count(self, parts: LossParts) -> None:
         """Add the figures of one step; stop if the loss is not a number."""
@@ -165,43 +131,55 @@ class Trainer:
             "R@1": round(100 * self.progress.r1 / steps, 1),
         }
 
-    def validate(self, seconds: float) -> None:
-        """Evaluate the (averaged) weights, log and print them, and keep them if they are best."""
-        progress, live = self.progress, None
-        if self.average:
-            live = {k: t.clone() for k, t in self.model.trained_state().items()}
-            self.model.load_state_dict(self.average.tensors, strict=False)
-        figures = evaluate(*self.val.encode(self.model), self.val.data, self.config)
-        averages = self.averages()
+    def validate(self, start: float) -> None:
+        """Evaluate the (averaged) weights, log and print them, and keep them if they are best.
+
+        `start` is when the epoch began, for the time that the summary tells.
+        """
+        progress, averages = self.progress, self.averages()
+        with self.averaged():
+            images, texts = self.val.encode(self.model)
+            learned = self.model.similarity_parameters()
+            judge = (images, texts, self.val.data, self.config, learned)
+            figures = distributed.shared(evaluate(*judge) if self.first else None)
+            best = figures["rsum"] > progress.best
+            if best and self.first:
+                self.keep()
+        progress.best = max(progress.best, figures["rsum"])
         progress.epoch += progress.step > 0
-        best = figures["rsum"] > progress.best
-        if best:
-            progress.best = figures["rsum"]
-            self.keep()
-        if live is not None:
-            self.model.load_state_dict(live, strict=False)
-        self.log.write({"epoch": progress.epoch, **averages, **figures})
-        print(summary(progress.epoch, averages, figures, best, seconds), flush=True)
-        progress.lines, progress.step, progress.loss, progress.r1 = self.log.lines, 0, 0.0, 0.0
+        if self.first:
+            self.log.write({"epoch": progress.epoch, **averages, **figures})
+        seconds = perf_counter() - start
+        left = seconds * (self.config.train.epochs - progress.epoch)
+        print(summary(progress.epoch, averages, figures, best, seconds, left), flush=True)
+        progress.lines, progress.step, progress.loss, progress.r1 = progress.lines + 1, 0, 0.0, 0.0
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Put the average of the weights, if there is one, into the model for a while."""
+        if self.update.average is None:
+            yield
+            return
+        live = {name: t.clone() for name, t in self.model.trained_state().items()}
+        self.model.load_state_dict(self.update.average.tensors, strict=False)
+        yield
+        self.model.load_state_dict(live, strict=False)
 
     def save(self) -> None:
         """Write the whole state of the run, atomically."""
-        tensors = {
-            **files.with_prefix("model", self.model.trained_state()),
-            **files.with_prefix("optimizer", files.optimizer_tensors(self.optimizer)),
-            **files.with_prefix("random", files.random_state(self.device)),
-        }
-        if self.average:
-            tensors |= files.with_prefix("average", self.average.tensors)
+        states = distributed.collected(files.random_state(self.device))
+        if not self.first:
+            return
+        tensors = self.update.state()
+        for number, state in enumerate(states):
+            tensors |= files.with_prefix(f"random.{number}", state)
         write_tensors(self.folder / files.LAST, tensors, asdict(self.progress))
 
     def restore(self) -> None:
         """Take up the state that `save` wrote."""
         tensors, record = read_tensors(self.folder / files.LAST)
-        self.model.load_state_dict(files.below("model", tensors), strict=False)
-        files.load_optimizer(self.optimizer, files.below("optimizer", tensors))
-        files.load_random_state(files.below("random", tensors), self.device)
-        kept = {name: t.to(self.device) for name, t in files.below("average", tensors).items()}
-        if kept:
-            self.average = Average(kept, self.config.optim.ema)
+        self.update.load(tensors)
+        state = files.below(f"random.{distributed.rank()}", tensors)
+        if state:  # none for processes that were not there when it was written
+            files.load_random_state(state, self.device)
         self.progress = Progress(**record)

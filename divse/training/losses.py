@@ -9,6 +9,7 @@ alone never hold the scores (batch_scores.py); on a CPU all losses do.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -135,6 +136,7 @@ def set_loss(
     *,
     name: str = "",
     impl: str = "auto",
+    learned: Mapping[str, Tensor] | None = None,
 ) -> LossParts:
     """Loss of a batch.
 
@@ -145,10 +147,12 @@ def set_loss(
         config: Loss, similarity and weights.
         name: A loss to take instead of the configured one (warm-up).
         impl: Implementation of the similarity.
+        learned: Parameters of the similarity that the model learns.
 
     """
     name = name or config.name
-    batch = batch_scores(name, images.sets, texts.sets, positives, config, impl)
+    options = similarity_options(config) | dict(learned or {})
+    batch = batch_scores(name, images.sets, texts.sets, positives, options, impl)
     ranking = ranking_loss(name, batch, config)
     discrepancy = mmd(images.sets, texts.sets)
     spread = diversity(images.slots) + diversity(texts.slots)
@@ -157,10 +161,14 @@ def set_loss(
 
 
 def batch_scores(
-    name: str, images: Tensor, texts: Tensor, positives: Tensor, config: LossConfig, impl: str
+    name: str,
+    images: Tensor,
+    texts: Tensor,
+    positives: Tensor,
+    options: Mapping[str, Any],
+    impl: str,
 ) -> DenseScores | HardestScores:
     """Few scores where the loss and the implementation can do with them, or else all."""
-    options = similarity_options(config)
     sides = Sets(images, None), Sets(texts, None)
     similarity = get_similarity(options["similarity"])
     few = name in SPARSE and choose("scores", impl, *sides, similarity).impl == "triton"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import isfinite
+
+from torch import Tensor
 
 from divse.data import ImageTextData
 from divse.evaluation.retrieval import evaluate_sets
@@ -16,11 +19,16 @@ ROWS = (("image to text", "i2t"), ("text to image", "t2i"))
 
 
 def evaluate(
-    images: EmbeddingSets, texts: EmbeddingSets, data: ImageTextData, config: Config
+    images: EmbeddingSets,
+    texts: EmbeddingSets,
+    data: ImageTextData,
+    config: Config,
+    learned: Mapping[str, Tensor],
 ) -> dict[str, float]:
     """R@K both ways, RSUM and log Var of a split, against all fitting pairs if they are known.
 
-    Sets of one element have no variance, and then no log Var.
+    `learned` are the similarity's parameters that the model holds. Sets of one element have no
+    variance, and then no log Var.
     """
     figures = evaluate_sets(
         images,
@@ -29,7 +37,7 @@ def evaluate(
         relevance=data.relevance,
         impl=config.train.impl,
         device=choose_device(config.train.device),
-        **similarity_options(config.loss),
+        **similarity_options(config.loss) | {n: float(p) for n, p in learned.items()},
     )
     spread = {"log_var_images": log_variance(images), "log_var_texts": log_variance(texts)}
     figures |= {name: value for name, value in spread.items() if isfinite(value)}
@@ -37,9 +45,14 @@ def evaluate(
 
 
 def summary(
-    epoch: int, averages: dict[str, float], figures: dict[str, float], best: bool, seconds: float
+    epoch: int,
+    averages: dict[str, float],
+    figures: dict[str, float],
+    best: bool,
+    seconds: float,
+    left: float,
 ) -> str:
-    """Show a validation in one line; * marks the best so far."""
+    """Show a validation in one line; * marks the best so far; time of the epoch, and time left."""
     i2t, t2i = (
         "/".join(f"{figures[f'{way}_r{k}']:.1f}" for k in (1, 5, 10)) for way in ("i2t", "t2i")
     )
@@ -47,7 +60,16 @@ def summary(
     return (
         f"epoch {epoch:3d}  {state}  val i2t {i2t}  t2i {t2i}  "
         f"RSUM {figures['rsum']:.1f}{' *' if best else '  '}  {seconds:.0f} s"
+        + (f", {duration(left)} left" if epoch and left else "")
     )
+
+
+def duration(seconds: float) -> str:
+    """Write a time as 2 h 05 min, 4 min or 12 s."""
+    minutes = round(seconds / 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60:02} min"
+    return f"{minutes} min" if minutes else f"{seconds:.0f} s"
 
 
 def table(figures: dict[str, float], data: ImageTextData) -> str:

@@ -16,32 +16,35 @@ from divse.data import DATASETS, SPLITS, ImageTextData
 from divse.models.pretrained import model_folder, weights_file
 from divse.models.weights import write_json
 from divse.similarity import explain
+from divse.training import distributed
 from divse.training.config import Config, unknown
 
 SETTINGS = "settings.json"
 
 
 def prepare_run(config: Config, resume: bool = False) -> tuple[Path, torch.device]:
-    """Choose the device, make the run folder with its settings, and seed torch."""
+    """Choose the device, join the other processes, make the run folder, and seed torch."""
     device = choose_device(config.train.device)
     try:
         check_encoders(config)
         check_impl(config, device)
     except (ValueError, FileNotFoundError, ImportError) as error:
         sys.exit(f"train.py: {error}")
+    device = distributed.join(device)
     name = f"{config.data.name}-{datetime.now():%Y%m%d-%H%M%S}"
-    folder = Path(config.train.out or Path("runs") / name)
-    if (folder / SETTINGS).exists() and not resume:
+    folder = distributed.shared(Path(config.train.out or Path("runs") / name))
+    held = distributed.shared((folder / SETTINGS).exists())
+    if held and not resume:
         raise SystemExit(
             f"train.py: {folder} holds a run already; continue it with --resume {folder}, "
             "or give another --out"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    if not resume:
+    if not resume and distributed.rank() == 0:
         write_json(folder / SETTINGS, config.to_dict())
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
-    choose_repeatable_kernels()
+    choose_kernels(config.train.deterministic)
     torch.manual_seed(config.train.seed)
     return folder, device
 
@@ -58,8 +61,15 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def choose_repeatable_kernels() -> None:
-    """Take kernels that repeat bit for bit, so that a resumed run equals an uninterrupted one."""
+def choose_kernels(repeatable: bool) -> None:
+    """Take kernels that repeat bit for bit, or else the fastest.
+
+    With the first a resumed run equals an uninterrupted one.
+    """
+    if not repeatable:
+        torch.backends.cudnn.benchmark = True
+        torch.set_float32_matmul_precision("high")
+        return
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
     # it would also fill new memory with NaN, which costs time and changes nothing here

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,10 +20,33 @@ from divse.models.slot_attention import length_mask
 from divse.models.two_tower import Tower
 from divse.sets import EmbeddingSets
 from divse.training.config import Config
+from divse.training.distributed import collected, processes, rank
 from divse.training.feature_store import FeatureStore, image_features, text_features
 
 EXTRACTION_BATCH = 8  # pictures at a time through a frozen encoder: fastest on a CPU
 STATISTICS_ROWS = 8192  # enough to centre features
+
+
+class Labels(NamedTuple):
+    """Of I pictures and T captions, int64: equal numbers belong together.
+
+    pictures: (I,)
+    owners: (T,), the picture that each caption was written about
+    texts: (T,), equal for captions that are equal; None if a caption fits its own picture alone
+    """
+
+    pictures: Tensor
+    owners: Tensor
+    texts: Tensor | None = None
+
+    def positives(self) -> Tensor:
+        """The position of each caption's picture (T,), or bool (I, T) if captions fit several."""
+        if self.texts is None:
+            order = self.pictures.argsort()
+            return order[torch.searchsorted(self.pictures[order], self.owners)]
+        own = self.pictures[:, None] == self.owners
+        equal = self.texts[:, None] == self.texts
+        return own.float() @ equal.float() > 0
 
 
 @dataclass(frozen=True)
@@ -52,7 +77,7 @@ class Split:
         size = None if config.image.frozen else config.image.size
         settings = config.train.batch_size, size, config.train.seed
         augment = [] if config.image.frozen else config.data.augment
-        batches = Batches(data, tokenizer, *settings, augment)
+        batches = Batches(data, tokenizer, *settings, augment, config.data.region_drop)
         images: tuple[FeatureStore, ...] = ()
         model.eval()
         if config.image.frozen:
@@ -72,29 +97,27 @@ class Split:
         return self.batches.data
 
     def embed(
-        self, model: TwoTower, batch: Batch, rng: np.random.Generator | None = None
+        self, model: TwoTower, batch: Batch, epoch: int | None = None
     ) -> tuple[SetOutput, SetOutput]:
         """Sets of the pictures and captions of a batch, on the model's device.
 
-        Given an `rng`, each picture is taken as it is or mirrored, where both are in store.
+        In training (`epoch` given) each picture is taken as it is or mirrored, where both are in
+        store; which of them follows from seed, epoch and picture.
         """
         device = next(model.parameters()).device
-        return self._images(model, batch, device, rng), self._texts(model, batch, device)
+        return self._images(model, batch, device, epoch), self._texts(model, batch, device)
 
     def _images(
-        self,
-        model: TwoTower,
-        batch: Batch,
-        device: torch.device,
-        rng: np.random.Generator | None,
+        self, model: TwoTower, batch: Batch, device: torch.device, epoch: int | None
     ) -> SetOutput:
         if not self.image_stores:
-            assert batch.pixels is not None
-            return model.images(batch.pixels.to(device))
+            output: SetOutput = model.image(*(x.to(device) for x in batch.image_inputs))
+            return output
         rows = batch.image_index.numpy()
         local = self.image_stores[0].take(rows, device)
-        if rng is not None and len(self.image_stores) > 1:
-            mirrored = np.flatnonzero(rng.integers(2, size=len(rows)))
+        if epoch is not None and len(self.image_stores) > 1:
+            draws = [np.random.default_rng([self.batches.seed, epoch, i]) for i in rows]
+            mirrored = np.flatnonzero([draw.integers(2) for draw in draws])
             other = self.image_stores[1].take(rows[mirrored], device)
             local.values[torch.from_numpy(mirrored).to(device)] = other.values
         return model.image.embed(local)
@@ -104,24 +127,32 @@ class Split:
             return model.text.embed(self.text_store.take(batch.caption_index.numpy(), device))
         return model.texts(batch.tokens.to(device), batch.lengths.to(device))
 
-    def positives(self, batch: Batch) -> Tensor:
-        """The picture of each caption (T,), or bool (I, T) where a caption may fit several."""
+    def labels(self, batch: Batch) -> Labels:
+        """What tells which captions of a batch fit which of its pictures."""
+        owners = batch.image_index[batch.image_of_caption]
         if self.same is None:
-            return batch.image_of_caption
-        own = torch.arange(len(batch.image_index))[:, None] == batch.image_of_caption
-        group = torch.from_numpy(self.same)[batch.caption_index]
-        return own.float() @ (group[:, None] == group).float() > 0
+            return Labels(batch.image_index, owners)
+        texts = torch.from_numpy(self.same)[batch.caption_index]
+        return Labels(batch.image_index, owners, texts)
 
     @torch.no_grad()
     def encode(self, model: TwoTower) -> tuple[EmbeddingSets, EmbeddingSets]:
-        """Sets of all pictures and of all captions, in the order of the data, on the CPU."""
+        """Sets of all pictures and of all captions, in the order of the data, on the CPU.
+
+        Every process encodes a part and has the whole in the end.
+        """
         model.eval()
-        pairs = [self.embed(model, batch) for batch in self.batches.in_order()]
-        images, texts = (
-            EmbeddingSets(torch.cat([output.sets.cpu() for output in side]))
-            for side in zip(*pairs, strict=True)
-        )
-        return images, texts
+        parts = []
+        for batch in self.batches.in_order(part=(rank(), processes())):
+            outputs = self.embed(model, batch)
+            places = (batch.image_index, batch.caption_index)
+            parts.append((places, tuple(output.sets.cpu() for output in outputs)))
+        everywhere = [part for parts_of_one in collected(parts) for part in parts_of_one]
+        sides = []
+        for side in (0, 1):
+            order = torch.cat([places[side] for places, _ in everywhere]).argsort()
+            sides.append(EmbeddingSets(torch.cat([sets[side] for _, sets in everywhere])[order]))
+        return sides[0], sides[1]
 
     def fit_statistics(self, model: TwoTower) -> None:
         """Fix the centre and scale of frozen encoders' global features by those of this split."""
@@ -152,16 +183,21 @@ def pooled_feature(tower: Tower, local: Local) -> Tensor:
     return pooled
 
 
-def drop_words(batch: Batch, share: float, vocabulary: int, rng: np.random.Generator) -> Batch:
+def drop_words(batch: Batch, share: float, vocabulary: int, seed: Sequence[int]) -> Batch:
     """Touch each word with probability `share`, as the published recipe does.
 
     Half of those become the unknown word (id 1), a tenth a random word, the rest is deleted. One
-    word always stays.
+    word always stays. What happens to a caption follows from `seed` and the caption.
     """
     tokens, lengths = batch.tokens, batch.lengths
     places = torch.arange(tokens.shape[1])
-    draw = torch.from_numpy(rng.random(tokens.shape)) / share  # below 1: touched
-    random = torch.from_numpy(rng.integers(2, vocabulary, tokens.shape))
+    draw, random = torch.ones(tokens.shape, dtype=torch.float64), torch.zeros_like(tokens)
+    for row, (caption, length) in enumerate(
+        zip(batch.caption_index.tolist(), lengths.tolist(), strict=True)
+    ):
+        rng = np.random.default_rng([*seed, caption])
+        draw[row, :length] = torch.from_numpy(rng.random(length)) / share  # below 1: touched
+        random[row, :length] = torch.from_numpy(rng.integers(2, vocabulary, length))
     changed = torch.where(draw < 0.5, 1, torch.where(draw < 0.6, random, tokens))
     keep = (places < lengths[:, None]) & ((draw < 0.6) | (draw >= 1))
     keep[:, 0] |= ~keep.any(dim=1)
