@@ -75,8 +75,8 @@ def test_transformer_does_not_see_its_padding(bert):
 
 
 def test_model_folder_round_trip(tmp_path):
-    encoder = tiny_encoder()
-    encoder.similarity = {"similarity": "smooth_chamfer", "alpha": 8.0}
+    plain, trained_with = tiny_encoder(), {"similarity": "smooth_chamfer", "alpha": 8.0}
+    encoder = DivSE(plain.model, plain.config, plain.tokenizer, trained_with)
     encoder.save_pretrained(tmp_path)
     loaded = DivSE.from_pretrained(tmp_path)
     assert loaded.fingerprint == encoder.fingerprint

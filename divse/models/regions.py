@@ -11,8 +11,8 @@ from divse.models.features import Local, PooledEncoder
 class RegionEncoder(PooledEncoder):
     """Regions as they are: they have no order, and a detector has run before.
 
-    With `image.projection local_mlp` and `image.pool max` it is the paper's: f = fc(x) + MLP(fc(x)),
-    and the global feature is the maximum of f over the real regions.
+    With `image.projection local_mlp` and `image.pool max` it is the paper's: f = fc(x) + MLP(fc(x))
+    and, as the global feature, the maximum of f over the real regions.
     """
 
     def __init__(self, config: ImageConfig) -> None:

@@ -12,7 +12,6 @@ from divse.models.config import HeadConfig, ImageConfig, TextConfig, TwoTowerCon
 from divse.models.features import Encoder, Local, Standardize
 from divse.models.heads import HEADS
 from divse.models.image import IMAGE_ENCODERS
-from divse.models.layers import scales
 from divse.models.learned_similarity import learned_similarity
 from divse.models.positions import positions
 from divse.models.projection import build_projection, project_global
@@ -59,7 +58,7 @@ class Tower(nn.Module):
         self.norm = nn.LayerNorm(config.dim)
         use_positions = not isinstance(source, ImageConfig) or source.positions
         self.positions = config.positions if use_positions else "none"
-        self.hide, self.layer_decay = source.input_dropout, source.layer_decay
+        self.hide = source.input_dropout
 
     def local(self, *raw: Tensor) -> Local:
         """Raw input -> local features; what a frozen encoder computes once."""
@@ -135,16 +134,6 @@ class TwoTower(nn.Module):
     def similarity_parameters(self) -> dict[str, Tensor]:
         """Learned keyword arguments of divse.score, differentiable; none for most similarities."""
         return dict(self.similarity.named_parameters()) if self.similarity is not None else {}
-
-    def layer_scales(self) -> dict[str, float]:
-        """Learning rates of backbone parameters as multiples, by `layer_decay`; others have 1."""
-        found: dict[str, float] = {}
-        for side, tower in (("image", self.image), ("text", self.text)):
-            backbone = getattr(tower.encoder, "backbone", None)
-            if backbone is not None and tower.layer_decay != 1:
-                of_side = scales(backbone, tower.layer_decay)
-                found |= {f"{side}.encoder.backbone.{name}": s for name, s in of_side.items()}
-        return found
 
     def trained_state(self) -> dict[str, Tensor]:
         """State dict without what frozen backbones hold."""

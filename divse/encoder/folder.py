@@ -1,0 +1,75 @@
+"""Files of a model folder, and what of its settings decides an embedding."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from divse.models import HeadConfig, ImageConfig, TextConfig, TwoTowerConfig
+from divse.models.features import Encoder
+from divse.models.image import GridEncoder
+from divse.models.weights import write_json
+
+CONFIG, WEIGHTS, BACKBONES = "config.json", "model.safetensors", "backbones.safetensors"
+TEXT_ENCODER, IMAGE_ENCODER, CARD = "text_encoder", "image_encoder", "README.md"
+FORMAT = 1
+SIDES = ("image", "text", "model")
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read config.json of a model folder, and say what is missing if it is not one."""
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(
+                f"{folder} is no model folder, it has no {name}; "
+                "give the run folder of train.py, or what save_pretrained wrote"
+            )
+    content: dict[str, Any] = json.loads((folder / CONFIG).read_text())
+    if content.get("format") != FORMAT:
+        raise ValueError(
+            f"{folder / CONFIG} has format {content.get('format')}, this divse reads {FORMAT}"
+        )
+    return content
+
+
+def towers(content: Mapping[str, Any], folder: Path) -> TwoTowerConfig:
+    """Settings of the towers, with paths resolved against the model folder."""
+    config = TwoTowerConfig(
+        ImageConfig(**content["image"]),
+        TextConfig(**content["text"]),
+        HeadConfig(**content["model"]),
+    )
+    if config.text.path:
+        config = replace(config, text=replace(config.text, path=str(folder / config.text.path)))
+    if config.image.encoder == "transformer":
+        config = replace(config, image=replace(config.image, name=str(folder / IMAGE_ENCODER)))
+    return config
+
+
+def embedding_settings(config: Any) -> dict[str, Any]:
+    """Settings that a trained model computes with; the name of a folder says nothing of it."""
+    kept = (f.name for f in fields(config) if not f.metadata["training_only"])
+    values = {name: getattr(config, name) for name in kept}
+    if values.get("encoder") == "transformer":
+        values.pop("name", None)
+    return values
+
+
+def encoder_shape(encoder: Encoder) -> dict[str, Any]:
+    """Configuration of a transformers encoder, and how its pixels are normalised."""
+    shape = {} if encoder.config is None else dict(encoder.config.to_diff_dict())
+    for name in ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures"):
+        shape.pop(name, None)
+    if isinstance(encoder, GridEncoder):
+        shape["pixels"] = [encoder.mean.flatten().tolist(), encoder.std.flatten().tolist()]
+    return shape
+
+
+def save_image_encoder(encoder: Encoder, folder: Path) -> None:
+    """Write the configuration of a transformers image encoder, and how it normalises pixels."""
+    encoder.config.save_pretrained(folder)
+    mean, std = (getattr(encoder, name).flatten().tolist() for name in ("mean", "std"))
+    write_json(folder / "preprocessor_config.json", {"image_mean": mean, "image_std": std})
