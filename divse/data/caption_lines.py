@@ -25,11 +25,17 @@ def file_split(folder: Path, split: str, endings: Sequence[str]) -> str:
     return there[0] if there else names[0]
 
 
-def read_captions(folder: Path, name: str, words: bool = False) -> list[str]:
-    """Captions of `{name}`, in order; `words` takes the file of words if both are there."""
+def caption_file(folder: Path, name: str, words: bool = False) -> Path:
+    """The caption file of `{name}`; `words` takes the file of words if both are there."""
     endings = (WORDS, SENTENCES) if words else (SENTENCES, WORDS)
-    files = [folder / f"{name}{ending}" for ending in endings]
-    file = next((file for file in files if file.is_file()), files[0])
+    there = [ending for ending in endings if (folder / f"{name}{ending}").is_file()]
+    there += [ending for ending in endings if any(folder.glob(f"*{ending}"))]  # of other splits
+    return folder / f"{name}{[*there, *endings][0]}"
+
+
+def read_captions(folder: Path, name: str, words: bool = False) -> list[str]:
+    """Captions of `{name}`, in order."""
+    file = caption_file(folder, name, words)
     require([file], f"caption files of {name}", "one caption a line, five lines a picture")
     lines = read_lines(file)
     if file.name.endswith(WORDS):

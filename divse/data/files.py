@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 NAMED = 5  # missing files that an error names
+LOOKED_FOR = 100  # files of which one must be there for a folder to be the right one
 
 
 class MissingFiles(FileNotFoundError):
@@ -64,6 +65,14 @@ def first_file(folders: Iterable[Path], patterns: Iterable[str]) -> Path | None:
             if found:
                 return found[0]
     return None
+
+
+def folder_of(folders: Sequence[Path], names: Sequence[str]) -> Path:
+    """The folder that holds files of these names; the first if none does, for errors to name."""
+    for folder in folders:
+        if any((folder / name).is_file() for name in names[:LOOKED_FOR]):
+            return folder
+    return folders[0]
 
 
 def read_json(path: Path) -> Any:

@@ -185,13 +185,18 @@ def find_shards(root: Path) -> list[Shard]:
 def _rows(shard: Shard, columns: dict[str, list[str]], root: Path) -> Iterator[Source]:
     """Rows of a shard: their splits and captions, without the pictures."""
     wanted = [*columns["captions"], *columns["split"], *columns["id"]]
-    of_file = split_in_path(shard.path.relative_to(root.parent))
+    place = shard.path.relative_to(root.parent)
+    of_file, series = split_in_path(place), "/".join(place.with_suffix("").parts[1:])
     for number, values in enumerate(shard.columns(wanted)):
         where = f"{shard.path}, row {number + 1}"
         captions = list(flatten(where, [values[name] for name in columns["captions"]]))
         if not captions:
             raise ValueError(f"{where}: no caption in {', '.join(columns['captions'])}")
-        name = str(values[columns["id"][0]]) if columns["id"] else f"{shard.path.stem}-{number}"
+        name = (
+            str(values[columns["id"][0]])
+            if columns["id"]
+            else f"{series or shard.path.stem}/{number}"
+        )
         cells = [values[column] for column in columns["split"]] or ([of_file] if of_file else [])
         yield Source(shard, number, name, split_of(where, name, cells), captions)
 

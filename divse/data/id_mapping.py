@@ -18,7 +18,7 @@ from divse.data.caption_lines import (
     stand_in_fives,
 )
 from divse.data.dataset import ImageTextData, check_split
-from divse.data.files import data_root, first_file, names_in, read_json, require
+from divse.data.files import data_root, first_file, folder_of, names_in, read_json, require
 
 FILE = "id_mapping.json"
 PLACES = (".", "precomp")
@@ -50,7 +50,7 @@ def load(
     ids = ids_of_pictures(ids, pictures, what)
     files = _files(mapping_file, ids, what)
     places = [Path(images)] if images else [root, root / "images", mapping_file.parent / "images"]
-    base = next((place for place in places if (place / files[0]).is_file()), places[0])
+    base = folder_of(places, files)
     paths = [base / file for file in files]
     require(paths, f"pictures of {mapping_file.name}, {split}", "or give images=FOLDER")
     return ImageTextData.gather(

@@ -7,13 +7,13 @@ for beside the file, in `images` there, and one folder up.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from divse.data.captions import SPLIT_NAMES
 from divse.data.dataset import ImageTextData, check_split
-from divse.data.files import data_root, first_file, read_json, require
+from divse.data.files import data_root, first_file, folder_of, read_json, require
 
 PATTERNS = ("dataset_*.json", "dataset.json")
 PLACES = (".", "annotations", "karpathy", "caption_datasets")
@@ -31,11 +31,7 @@ def load(
     file = find_json(data_root(path, "Karpathy splits"))
     records = read_split(file, split)
     roots = [Path(images)] if images else list(near(file))
-    folders = {
-        name: picture_folder(roots, name, record["filename"])
-        for name, record in {record.get("filepath", ""): record for record in records}.items()
-    }
-    paths = [folders[record.get("filepath", "")] / record["filename"] for record in records]
+    paths = picture_paths(roots, records)
     require(paths, f"pictures of {file.name}, {split}", "or say where they are: images=FOLDER")
     return ImageTextData.gather(
         file.stem.removeprefix("dataset_"),
@@ -107,8 +103,13 @@ def near(file: Path) -> Iterator[Path]:
         yield from (folder, folder / "images")
 
 
-def picture_folder(roots: list[Path], filepath: str, filename: str) -> Path:
-    """The folder that holds a picture; the most usual one if none does, so that errors name it."""
-    names = (filepath, ".") if filepath else FLICKR_FOLDERS
-    folders = [root / name for root in roots for name in names]
-    return next((folder for folder in folders if (folder / filename).is_file()), folders[0])
+def picture_paths(roots: Sequence[Path], records: Sequence[dict[str, Any]]) -> list[Path]:
+    """Where the pictures are, each filepath (none in Flickr) being one folder."""
+    files: dict[str, list[str]] = {}
+    for record in records:
+        files.setdefault(record.get("filepath", ""), []).append(record["filename"])
+    folders = {}
+    for filepath, names in files.items():
+        usual = (filepath, ".") if filepath else FLICKR_FOLDERS
+        folders[filepath] = folder_of([root / name for root in roots for name in usual], names)
+    return [folders[record.get("filepath", "")] / record["filename"] for record in records]

@@ -18,7 +18,7 @@ from divse.data.caption_lines import (
     CAPTIONS_A_PICTURE,
     FILE_SPLITS,
     SENTENCES,
-    WORDS,
+    caption_file,
     file_split,
     group,
     ids_of_pictures,
@@ -46,10 +46,9 @@ def load(
     folder = find_folder(data_root(path, "region features"))
     name = test if test and split == "test" else file_split(folder, split, (FEATURES,))
     file = folder / f"{name}{FEATURES}"
-    captions_file = folder / f"{name}{WORDS if words else SENTENCES}"
-    other = folder / f"{name}{WORDS}"
-    needed = [file, other if other.is_file() else captions_file]
-    require(needed, f"files of {split}", f"regions are {_expected(split)}")
+    needed = [file, caption_file(folder, name, words)]
+    usual = " or ".join(FILE_SPLITS[split])
+    require(needed, f"files of {split}", f"regions are {usual} + {FEATURES} and {SENTENCES}")
     features = open_features(file)
     captions = read_captions(folder, name, words)
     ids = read_ids(folder, name)
@@ -104,8 +103,3 @@ def copies(features: NDArray[np.floating[Any]], captions: int, ids: list[str] | 
     end = min(captions, COMPARED * CAPTIONS_A_PICTURE)
     rows = features[:end].reshape(-1, CAPTIONS_A_PICTURE, *features.shape[1:])
     return CAPTIONS_A_PICTURE if (rows == rows[:, :1]).all() else 1
-
-
-def _expected(split: str) -> str:
-    names = " or ".join(FILE_SPLITS[split])
-    return f"{names} + {FEATURES} and {SENTENCES}"
