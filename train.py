@@ -10,8 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from divse import DivSE, Gallery, calls, explain
-from divse.encoder import build_tokenizer, vocabulary_size
-from divse.models import TwoTower
+from divse.encoder import build_model, build_tokenizer
 from divse.models.weights import write_json
 from divse.training import distributed
 from divse.training.acceleration import prepare
@@ -31,9 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     # model: captions become tokens, pictures pixels; frozen encoders run once
     tokenizer = build_tokenizer(config.text, data["train"].captions, config.data.min_count)
-    words, similarity = vocabulary_size(tokenizer), config.loss.similarity
-    model = TwoTower(config, words, similarity=similarity).to(device)
-    encoder = DivSE(model, config, tokenizer, similarity_options(config.loss))
+    similarity = similarity_options(config.loss)
+    model = build_model(config, tokenizer, similarity).to(device)
+    encoder = DivSE(model, config, tokenizer, similarity)
     print(f"{data['train'].name}: {len(data['train'])} pictures -> {folder}, on {device}")
     cache = cache_folder(config, folder)
     with distributed.first_goes_first():

@@ -88,7 +88,7 @@ def test_lists_options_and_switches():
         ("--preset scene", "did you mean scenes?"),
         ("--model.head set_predicton", "did you mean set_prediction?"),
         ("--loss.similarity smoothchamfer", "did you mean smooth_chamfer?"),
-        ("--image.encoder resnet", "known: cnn, timm"),
+        ("--image.encoder resnet", "known: cnn, timm, transformer, regions"),
         ("--data.augment shfit", "did you mean shift?"),
         ("--model.k four", "invalid int value"),
         ("--model.k 0", "expected 1 to"),
@@ -133,6 +133,19 @@ def test_refusals_of_files(capsys, tmp_path, content, expected):
         "--data.augment crop",
         "--image.encoder timm --image.name n --image.frozen true",
         "--image.level 2",
+        "--image.encoder transformer",
+        "--image.encoder regions --image.name n",
+        "--image.encoder regions --image.frozen true",
+        "--text.tuned_blocks 1",
+        "--image.encoder timm --image.name n --image.weights w --image.frozen true "
+        "--image.tuned_blocks 1",
+        "--image.encoder timm --image.name n --image.weights w --image.frozen true "
+        "--image.center true --image.projection local",
+        "--image.encoder timm --image.name n --image.level 1 --image.pool detail "
+        "--image.projection local",
+        "--text.projection local",
+        "--text.projection none",
+        "--text.encoder transformer --text.path p --text.vectors v",
         "--image.encoder timm --image.name n --image.pool mean detail",
         "--text.center true",
         "--text.input_dropout 0.1",
@@ -144,6 +157,15 @@ def test_refusals_of_files(capsys, tmp_path, content, expected):
 def test_impossible_combinations(capsys, words):
     message = refused(capsys, *words.split())
     assert any(sentence in message for _, sentence in IMPOSSIBLE)
+
+
+def test_another_encoder_drops_the_settings_of_the_first():
+    line = "--preset captions --data P --image.encoder cnn --text.encoder gru"
+    config = parsed(line)
+    assert config.image == type(config.image)() and config.text == type(config.text)()
+    assert config.model == parsed("--preset captions --data P --image.weights W").model
+    kept = parsed("--preset captions --data P --image.encoder timm --image.weights W")
+    assert kept.image.level == 3  # it is the encoder of the preset
 
 
 def test_presets_are_valid_and_shipped():

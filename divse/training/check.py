@@ -30,8 +30,58 @@ IMPOSSIBLE: list[Rule] = [
         "image.encoder timm needs a model name: --image.name tf_efficientnet_lite0",
     ),
     (
-        lambda c: c.image.encoder != "timm" and bool(c.image.name or c.image.weights),
-        "image.name and image.weights belong to --image.encoder timm",
+        lambda c: c.image.encoder == "transformer" and not c.image.name,
+        "image.encoder transformer needs a model: --image.name FOLDER, package:NAME or "
+        "hub:OWNER/NAME",
+    ),
+    (
+        lambda c: c.image.encoder in ("cnn", "regions") and bool(c.image.name),
+        "image.name belongs to --image.encoder timm or transformer",
+    ),
+    (
+        lambda c: c.image.encoder != "timm" and bool(c.image.weights or c.image.options),
+        "image.weights and image.options belong to --image.encoder timm",
+    ),
+    (
+        lambda c: c.image.encoder == "regions" and c.image.frozen,
+        "image.encoder regions has no backbone to freeze: a detector has run before",
+    ),
+    (
+        lambda c: (
+            (c.image.encoder == "cnn" or c.text.encoder == "gru")
+            and any(
+                side.tuned_blocks >= 0 or side.layer_decay != 1
+                for side, kind in ((c.image, "cnn"), (c.text, "gru"))
+                if side.encoder == kind
+            )
+        ),
+        "tuned_blocks and layer_decay are for pretrained backbones of blocks, not for cnn or gru",
+    ),
+    (
+        lambda c: any(side.frozen and side.tuned_blocks >= 0 for side in (c.image, c.text)),
+        "frozen keeps the whole backbone fixed: leave tuned_blocks at -1, or frozen false",
+    ),
+    (
+        lambda c: any(side.center and side.projection != "global" for side in (c.image, c.text)),
+        "center fixes statistics of the backbone's feature: it goes with projection global",
+    ),
+    (
+        lambda c: "detail" in c.image.pool and c.image.projection != "global",
+        "image.pool detail is the earlier map itself: it goes with image.projection global",
+    ),
+    (
+        lambda c: c.text.encoder == "gru" and c.text.projection.startswith("local"),
+        "text.encoder gru has no local features to project: --text.projection global or none",
+    ),
+    (
+        lambda c: (
+            c.text.projection == "none" and c.text.encoder == "gru" and c.text.hidden != c.model.dim
+        ),
+        "text.projection none takes the GRU's state as it is: make text.hidden equal model.dim",
+    ),
+    (
+        lambda c: c.text.encoder != "gru" and bool(c.text.vectors or c.text.word_dropout),
+        "text.vectors and text.word_dropout belong to --text.encoder gru",
     ),
     (
         lambda c: c.image.encoder == "cnn" and c.image.frozen,
@@ -109,6 +159,14 @@ RANGES: dict[str, tuple[float, float]] = {
     "loss.temperature": (1e-4, 100),
     "image.global_dropout": (0, 0.95),
     "image.input_dropout": (0, 0.95),
+    "image.projection_dropout": (0, 0.95),
+    "text.projection_dropout": (0, 0.95),
+    "text.word_dropout": (0, 0.95),
+    "image.layer_decay": (1e-3, 1),
+    "text.layer_decay": (1e-3, 1),
+    "image.tuned_blocks": (-1, 1 << 10),
+    "text.tuned_blocks": (-1, 1 << 10),
+    "image.region_dim": (1, 1 << 20),
     "text.global_dropout": (0, 0.95),
     "text.input_dropout": (0, 0.95),
     "optim.beta2": (0, 0.99999),

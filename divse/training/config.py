@@ -124,6 +124,8 @@ class Config(TwoTowerConfig):
             if not isinstance(settings, Mapping):
                 raise ValueError(f"{section} is a section: write its settings below [{section}]")
             old, types = getattr(self, section), setting_types(section)
+            if settings.get("encoder", old_encoder := getattr(old, "encoder", None)) != old_encoder:
+                old = type(old)()  # the settings of one encoder mean nothing to another
             new = dict(settings)
             for name, value in settings.items():
                 if name not in types:
