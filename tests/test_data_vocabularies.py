@@ -1,4 +1,4 @@
-"""Vocabularies of the older code: its ids, its manner, and nothing that a pickle could run."""
+"""Vocabularies of the older code: its words, and nothing that a pickle could run."""
 
 import json
 import pickle
@@ -7,9 +7,7 @@ import types
 
 import pytest
 
-from divse.data import Vocabulary
 from divse.data.older_vocabulary import read_words
-from divse.data.vocabulary import tokenize_treebank
 
 WORDS = ["<pad>", "<start>", "<end>", "<unk>", "a", "dog", "do", "n't", "."]
 CONTENT = {
@@ -92,28 +90,3 @@ def test_what_is_no_vocabulary_is_refused(tmp_path, content, message):
     with pytest.raises(ValueError, match=r"got 'v.txt'"):
         (tmp_path / "v.txt").touch()
         read_words(tmp_path / "v.txt")
-
-
-def test_captions_are_framed_and_cut_as_the_older_code_does(tmp_path):
-    (tmp_path / "v.json").write_text(json.dumps(CONTENT))
-    vocabulary = Vocabulary.of_older_code(tmp_path / "v.json")
-    assert vocabulary.encode("A dog, don't.") == [1, 4, 5, 3, 6, 7, 8, 2]
-    assert vocabulary.encode("") == [1, 2]
-    assert vocabulary.unknown == vocabulary.mask == 3
-    vocabulary.save(tmp_path)
-    again = Vocabulary.load(tmp_path)
-    assert again.encode("A dog, don't.") == vocabulary.encode("A dog, don't.")
-    assert len(Vocabulary(WORDS, max_length=4).encode("a dog a dog a dog")) == 4
-    assert Vocabulary([*WORDS, "<mask>"]).mask == len(WORDS)
-
-
-@pytest.mark.parametrize(
-    ("caption", "words"),
-    [
-        ("A man's t-shirt.", ["a", "man", "'s", "t-shirt", "."]),
-        ("They can't; 3.5 km/h", ["they", "ca", "n't", ";", "3.5", "km/h"]),
-        ("Two dogs (black) run!", ["two", "dogs", "(", "black", ")", "run", "!"]),
-    ],
-)
-def test_words_of_the_older_code(caption, words):
-    assert tokenize_treebank(caption) == words
