@@ -8,14 +8,17 @@ slot passes on all keys but the largest it saw, so in the end the slots hold the
 whatever the order of arrival: the result repeats bit for bit.
 """
 
+import dataclasses
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from divse_kernels import score_tile
+from divse_kernels.best import LOW_BITS, monotone
 from divse_kernels.launch import Side, launches, on_device, problem
-from divse_kernels.problem import SMOOTH_CHAMFER, Problem
+from divse_kernels.problem import SHIFTED, SMOOTH_CHAMFER, Problem, padded
 from divse_kernels.score_tile import tile_scores
 from divse_kernels.smooth_chamfer_forward import tile_of_program
 from divse_kernels.tuning import Tile, forward_tile
@@ -27,10 +30,8 @@ NOWHERE = tl.constexpr(0x7FFFFFFF)
 
 @triton.jit
 def packed(scores, positions):
-    """Keys in the order of scores, equal ones by position, lowest first; adding 0 drops -0."""
-    bits = (scores + 0.0).to(tl.int32, bitcast=True)
-    monotone = bits ^ ((bits >> 31) & 0x7FFFFFFF)
-    return (monotone.to(tl.int64) << 32) | (0xFFFFFFFF - positions.to(tl.int64))
+    """Keys in the order of scores, equal ones by position, lowest first."""
+    return (monotone(scores).to(tl.int64) << 32) | (LOW_BITS - positions.to(tl.int64))
 
 
 @triton.jit
@@ -171,6 +172,18 @@ def mine_hardest_negatives(
     insert_best(scores, m, column_slots, column_exists, 0, TOPN)
 
 
+def mining_tile(task: Problem) -> Tile:
+    """The tile of all pairs, or half of it where a thread would hold too many scores or exponents.
+
+    The mask of groups and the order of positions come on top of what that kernel keeps.
+    """
+    tile = forward_tile(task)
+    crowded = task.factors == SHIFTED or padded(task.row_size) * padded(task.column_size) < 4
+    if crowded and tile.block_m > 128:
+        return dataclasses.replace(tile, block_m=128, repeats=1)
+    return tile
+
+
 def constants(task: Problem, tile: Tile, log_mean: bool, topn: int) -> dict[str, int | bool | str]:
     """Compile-time arguments of the kernel."""
     return score_tile.constants(task, tile, log_mean) | {"GROUP": 8, "TOPN": topn}
@@ -178,7 +191,8 @@ def constants(task: Problem, tile: Tile, log_mean: bool, topn: int) -> dict[str,
 
 def _positions(slots: Tensor) -> Tensor:
     """Positions from keys, -1 where a slot is empty."""
-    return torch.where(slots == EMPTY.value, -1, 0xFFFFFFFF - (slots & 0xFFFFFFFF))
+    low = LOW_BITS.value
+    return torch.where(slots == EMPTY.value, -1, low - (slots & low))
 
 
 def mine(
@@ -209,7 +223,7 @@ def mine(
     if task.rows < task.columns:
         task, order = problem(gallery, queries, alpha, similarity, query_rows=False), (1, 0)
     (rows, row_groups), (columns, column_groups) = (sides[i] for i in order)
-    tile = forward_tile(task)
+    tile = mining_tile(task)
     programs = triton.cdiv(task.rows, tile.block_m) * triton.cdiv(task.columns, tile.block_n)
     launches["mine_hardest_negatives"] += 1
     with on_device(device):
