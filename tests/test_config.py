@@ -144,7 +144,7 @@ def test_refusals_of_files(capsys, tmp_path, content, expected):
         "--image.encoder timm --image.name n --image.level 1 --image.pool detail "
         "--image.projection local",
         "--text.projection local",
-        "--text.projection none",
+        "--text.projection none --text.hidden 8",
         "--text.encoder transformer --text.path p --text.vectors v",
         "--image.encoder timm --image.name n --image.pool mean detail",
         "--text.center true",

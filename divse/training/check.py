@@ -47,15 +47,12 @@ IMPOSSIBLE: list[Rule] = [
         "image.encoder regions has no backbone to freeze: a detector has run before",
     ),
     (
-        lambda c: (
-            (c.image.encoder == "cnn" or c.text.encoder == "gru")
-            and any(
-                side.tuned_blocks >= 0 or side.layer_decay != 1
-                for side, kind in ((c.image, "cnn"), (c.text, "gru"))
-                if side.encoder == kind
-            )
+        lambda c: any(
+            side.encoder in ("cnn", "regions", "gru")
+            and (side.tuned_blocks >= 0 or side.layer_decay != 1)
+            for side in (c.image, c.text)
         ),
-        "tuned_blocks and layer_decay are for pretrained backbones of blocks, not for cnn or gru",
+        "tuned_blocks and layer_decay are for pretrained backbones of blocks: timm, transformer",
     ),
     (
         lambda c: any(side.frozen and side.tuned_blocks >= 0 for side in (c.image, c.text)),
