@@ -172,8 +172,9 @@ def test_presets_are_valid_and_shipped():
     assert {"scenes", "captions"} <= set(presets())
     for name in presets():
         values = read_preset(name)
-        brought = {"data": {"path": "P"}, "image": {"weights": "W"}}  # by the user
-        check(Config.of(values, brought if name == "captions" else {}))
+        brought = {} if name == "scenes" else {"data": {"path": "P"}}  # by the user
+        weights = {"image": {"weights": "W"}} if name == "captions" else {}
+        check(Config.of(values, brought, weights))
 
 
 def test_weights_are_found_beside_the_data(tmp_path, capsys):
