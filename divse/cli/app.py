@@ -22,6 +22,7 @@ from divse.cli.arguments import (
     one_of,
     usage,
 )
+from divse.cli.failures import run
 
 app = typer.Typer(
     name="divse-search",
@@ -210,13 +211,4 @@ maintain.register(app)
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command; exit codes: 0 done, 1 an error (one line on stderr), 2 wrong usage."""
-    try:
-        app(arguments)
-    except (ValueError, TypeError, KeyError, OSError, ImportError) as error:
-        if "--traceback" in (sys.argv if arguments is None else arguments):
-            raise
-        text = str(error.args[0]) if isinstance(error, KeyError) else str(error)
-        message = " ".join(text.split()) or type(error).__name__
-        typer.echo(f"divse-search: error: {message}", err=True)
-        sys.exit(1)
-    sys.exit(0)
+    run(app, arguments)

@@ -87,6 +87,16 @@ def load(
     return ImageTextData.gather(table.stem, split, list(chosen), captions, image_paths=paths)
 
 
+def recognise(path: Path) -> bool:
+    """Whether there is a table with columns of pictures and captions at a path."""
+    try:
+        row = next(iter(read_rows(find_table(path))))
+        find_columns(row, dict.fromkeys(COLUMNS))
+    except (FileNotFoundError, ValueError, StopIteration):
+        return False
+    return True
+
+
 def _entries(table: Path, root: Path, given: dict[str, str | None]) -> dict[str, _Entry]:
     """Put the rows of every split together by picture, in order of appearance."""
     entries: dict[str, _Entry] = {}
