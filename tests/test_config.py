@@ -67,7 +67,7 @@ def test_help_is_readable(capsys):
     assert exit_.value.code == 0
     text = capsys.readouterr().out
     assert all(f"\n{section}:\n" in text for section in SECTIONS)
-    assert "[4]" in text and "set_prediction" in text and "captions, scenes" in text
+    assert "[4]" in text and "set_prediction" in text and "captions, clip, coco_" in text
     assert max(map(len, text.splitlines())) <= 100
 
 
