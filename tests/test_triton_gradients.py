@@ -7,6 +7,7 @@ from tolerance import assert_close_to_float64
 from divse.similarity import reference
 
 kernels = pytest.importorskip("divse_kernels")
+products = pytest.importorskip("divse_kernels.products")
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -140,17 +141,43 @@ def test_gradients_of_any_size_fit_half_precision(scale, dtype):
     def spec(q, g):
         return specified(q, g, 16.0, False, None, None)
 
-    got = gradients(kernels.smooth_chamfer, (queries, gallery), weights, None)
-    plain = gradients(spec, (queries, gallery), weights, torch.float32)
-    for result, expected in zip(got, plain, strict=True):
-        torch.testing.assert_close(result, expected)
+    sides = queries, gallery
+    got = gradients(kernels.smooth_chamfer, sides, weights, None)
+    plain = gradients(spec, sides, weights, torch.float32)
+    exact = gradients(spec, [x.double() for x in sides], weights, torch.float64)
+    for result, reference32, reference64 in zip(got, plain, exact, strict=True):
+        largest = reference64.abs().max().item()
+        assert_close_to_float64(result, reference32, reference64, largest)
+
+
+@pytest.mark.parametrize("lengths", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_chunks_of_weights_add_up(monkeypatch, dtype, lengths):
+    """A workspace of 16 KiB: several chunks along both sides, the last ones smaller."""
+    monkeypatch.setattr(products, "WORKSPACE", 1 << 14)
+    queries, gallery = unit(70, 3, 40, dtype=dtype), unit(45, 4, 40, dtype=dtype, seed=1)
+    generator = torch.Generator().manual_seed(0)
+    sizes = [torch.randint(1, n + 1, (b,), generator=generator) for b, n in ((70, 3), (45, 4))]
+    before = kernels.launches["score_weights"]
+    check(
+        queries, gallery, 16.0, lengths=[n.to(DEVICE) for n in sizes] if lengths else (None, None)
+    )
+    assert kernels.launches["score_weights"] - before >= 6
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(1, 10**7), (10**7, 1), (10**6, 10**6), (3, 5)])
+def test_chunks_are_wide_and_fit(rows, columns):
+    height, width = products.chunk_sides(rows, columns, 1 << 20)
+    assert height * width <= 1 << 20
+    assert height * width > (1 << 19) or (height, width) == (rows, columns)
+    assert height == rows or width == columns or min(height, width) >= 1024
 
 
 def test_only_the_gradients_asked_for_are_computed():
     queries, gallery = unit(2, 4, 32), unit(3, 4, 32, seed=1).requires_grad_()
-    before = kernels.launches["smooth_chamfer_backward"]
+    before = kernels.launches["score_weights"]
     kernels.smooth_chamfer(queries, gallery).sum().backward()
-    assert kernels.launches["smooth_chamfer_backward"] == before + 1
+    assert kernels.launches["score_weights"] == before + 1
     assert queries.grad is None and gallery.grad is not None
 
 
@@ -170,11 +197,23 @@ def test_torch_checks_the_operators(learned, ragged):
     lengths = [x if x is None else x.to(DEVICE) for x in lengths]
     common = (queries, gallery, 16.0, alpha)
     torch.library.opcheck(torch.ops.divse.smooth_chamfer.default, (*common, True, *lengths))
-    arguments = [x.detach() if isinstance(x, torch.Tensor) else x for x in common]
-    torch.library.opcheck(
-        torch.ops.divse.smooth_chamfer_backward.default,
-        (torch.randn(2, 3, device=DEVICE), *arguments, *lengths, learned),
+    queries, gallery, number, alpha = (
+        x.detach() if isinstance(x, torch.Tensor) else x for x in common
     )
+    for wanted in ((True, True, learned), (False, True, False)):
+        torch.library.opcheck(
+            torch.ops.divse.scores_backward.default,
+            (
+                torch.randn(2, 3, device=DEVICE),
+                queries,
+                gallery,
+                "smooth_chamfer",
+                number,
+                alpha,
+                *lengths,
+                *wanted,
+            ),
+        )
 
 
 @pytest.mark.parametrize("learned", [False, True])

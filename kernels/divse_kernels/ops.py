@@ -1,7 +1,6 @@
 """Registration with torch: the operators, their fake versions and the gradient.
 
-    divse::smooth_chamfer           scores (B, N) of B query sets and N gallery sets
-    divse::smooth_chamfer_backward  the gradient for one side, (B, K, D) or (N, L, D)
+    divse::smooth_chamfer    scores (B, N) of B query sets and N gallery sets
 
 Alpha comes as a number, or as a tensor that overrides it (then its value stays on the device and
 the range-proof path of the kernels is taken).
@@ -12,8 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from divse_kernels import smooth_chamfer_backward, smooth_chamfer_forward
+from divse_kernels import smooth_chamfer_forward
+from divse_kernels.backward_ops import scores_backward
 from divse_kernels.launch import INTERPRETED, Side
+from divse_kernels.problem import SMOOTH_CHAMFER
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 MAX_SIZE = 32
@@ -93,31 +94,6 @@ def _(queries: Tensor, gallery: Tensor, *_: Any) -> Tensor:
     return queries.new_empty(queries.shape[0], gallery.shape[0], dtype=torch.float32)
 
 
-@torch.library.custom_op("divse::smooth_chamfer_backward", mutates_args=())
-def _gradient(
-    grad_scores: Tensor,
-    rows: Tensor,
-    columns: Tensor,
-    alpha: float,
-    alpha_tensor: Tensor | None,
-    row_lengths: Tensor | None,
-    column_lengths: Tensor | None,
-    with_moment: bool,
-) -> tuple[Tensor, Tensor]:
-    return smooth_chamfer_backward.gradient(
-        Side.of(rows, row_lengths),
-        Side.of(columns, column_lengths),
-        grad_scores,
-        alpha if alpha_tensor is None else alpha_tensor,
-        with_moment,
-    )
-
-
-@_gradient.register_fake
-def _(grad_scores: Tensor, rows: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    return rows.new_empty(rows.shape), rows.new_empty((), dtype=torch.float64)
-
-
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     queries, gallery, ctx.alpha, alpha_tensor, _, query_lengths, gallery_lengths = inputs
     scores = output if ctx.needs_input_grad[3] else None
@@ -131,20 +107,28 @@ def _backward(ctx: Any, grad_scores: Tensor) -> tuple[Tensor | None, ...]:
     """
     queries, gallery, alpha_tensor, query_lengths, gallery_lengths, scores = ctx.saved_tensors
     need_queries, need_gallery, _, need_alpha = ctx.needs_input_grad[:4]
-    grad_queries = grad_gallery = grad_alpha = None
-    alpha, backward = (ctx.alpha, alpha_tensor), torch.ops.divse.smooth_chamfer_backward
-    if need_queries or need_alpha:
-        grad_queries, moment = backward(
-            grad_scores, queries, gallery, *alpha, query_lengths, gallery_lengths, need_alpha
-        )
+    grad_queries, grad_gallery, moment = scores_backward(
+        grad_scores,
+        queries,
+        gallery,
+        SMOOTH_CHAMFER,
+        ctx.alpha,
+        alpha_tensor,
+        query_lengths,
+        gallery_lengths,
+        need_queries,
+        need_gallery,
+        need_alpha,
+    )
+    grads: list[Tensor | None] = [None] * 7
+    if need_queries:
+        grads[0] = grad_queries
     if need_gallery:
-        grad_gallery, _ = backward(
-            grad_scores.mT, gallery, queries, *alpha, gallery_lengths, query_lengths, False
-        )
+        grads[1] = grad_gallery
     if need_alpha:
         level = (grad_scores * scores).sum(dtype=torch.float64)
-        grad_alpha = ((moment / alpha_tensor - level) / alpha_tensor).to(alpha_tensor.dtype)
-    return grad_queries if need_queries else None, grad_gallery, None, grad_alpha, None, None, None
+        grads[3] = ((moment / alpha_tensor - level) / alpha_tensor).to(alpha_tensor.dtype)
+    return tuple(grads)
 
 
 _scores.register_autograd(_backward, setup_context=_setup_context)

@@ -22,9 +22,8 @@ SHALLOW = 256
 class Tile:
     """A program's work: `block_m` rows x `block_n` columns, `block_d` dimensions at a time.
 
-    `block_o` is the number of dimensions of the gradient that a backward program owns. `repeats` is
-    how many groups of 16 rows a warp of the forward kernel holds; in one of `polynomial` elements
-    it takes exp2 by a polynomial, which relieves the special functions (0: in none).
+    `repeats` is how many groups of 16 rows a warp holds; in one of `polynomial` elements the forward
+    kernel takes exp2 by a polynomial, which relieves the special functions (0: in none).
     `persistent` programs a processor go from tile to tile (0: a program has one tile).
     """
 
@@ -35,7 +34,6 @@ class Tile:
     num_stages: int
     repeats: int = 1
     polynomial: int = 4
-    block_o: int = 0
     persistent: int = 0
 
     @property
@@ -61,7 +59,7 @@ class Tile:
 
 def _interpreted(block_m: int, block_n: int) -> Tile:
     """The interpreter's time is its number of operations, whatever their size."""
-    return Tile(block_m, block_n, 128, num_warps=2, num_stages=1, repeats=2, block_o=128)
+    return Tile(block_m, block_n, 128, num_warps=2, num_stages=1, repeats=2)
 
 
 _INTERPRETER = tuple(
@@ -104,22 +102,11 @@ _DEMANDING_FORWARD = {
     **_FORWARD,
     "blackwell": (Tile(128, 128, 64, 8, 3, polynomial=0), *_FORWARD["blackwell"][1:]),
 }
-# On Blackwell, Triton up to 3.8 keeps the gradient in tensor memory twice: 256 dimensions overflow.
-_BACKWARD = {
-    "interpreter": _INTERPRETER,
-    "ampere": (Tile(64, 64, 64, 8, 3, block_o=256),),
-    "ada": (Tile(64, 64, 64, 8, 2, block_o=256),),
-    "hopper": (Tile(128, 64, 32, 8, 3, block_o=256),),
-    "blackwell": (Tile(128, 64, 64, 8, 3, block_o=128),),
-}
-_DEMANDING_BACKWARD = {
-    **_BACKWARD,
-    "hopper": (Tile(128, 32, 64, 8, 3, block_o=256),),
-    "blackwell": (Tile(128, 32, 64, 8, 3, block_o=128),),
-}
+# The weights kernel holds the exponentials until their sums are known, and loads what they share.
+_WEIGHTS = _FORWARD
+_DEMANDING_WEIGHTS = _DEMANDING_FORWARD
 # float32 is multiplied without tensor cores, which would round it.
 _FLOAT_FORWARD = (Tile(128, 64, 16, 8, 3, polynomial=0), Tile(64, 64, 16, 8, 3, polynomial=0))
-_FLOAT_BACKWARD = (Tile(32, 32, 16, 8, 2, block_o=128),)
 
 
 def _gathering(block_d: int, num_stages: int) -> tuple[Tile, ...]:
@@ -230,11 +217,11 @@ def scores_tile(problem: Problem) -> Tile:
 
 
 @tuned
-def backward_tile(problem: Problem) -> Tile:
-    """Tile of the backward kernel; a program owns rows x dimensions and walks over columns."""
+def weights_tile(problem: Problem) -> Tile:
+    """Tile of the weights kernel; a program owns one tile of weights."""
     if problem.dtype == torch.float32 and problem.arch != "interpreter":
-        return _choose(_FLOAT_BACKWARD, problem)
-    table = _DEMANDING_BACKWARD if problem.demanding else _BACKWARD
+        return _choose(_FLOAT_FORWARD, problem)
+    table = _DEMANDING_WEIGHTS if problem.demanding else _WEIGHTS
     return _choose(table[problem.arch], problem)
 
 

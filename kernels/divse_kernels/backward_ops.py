@@ -1,0 +1,59 @@
+"""Registration with torch of the gradient of all-pairs scores, by any similarity.
+
+divse::scores_backward    gradients (B, K, D) and (N, L, D), and a moment that alpha's needs
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from divse_kernels.launch import Side
+from divse_kernels.score_backward import Loss, gradients
+
+
+def empty_unless(wanted: bool, like: Tensor) -> Tensor:
+    """What stands for a gradient in the results of an operator, which holds no None."""
+    return like.new_empty(like.shape if wanted else 0)
+
+
+def present(grads: tuple[Tensor | None, ...], like: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Gradients, empty ones for those that are not wanted."""
+    return tuple(
+        empty_unless(False, x) if g is None else g for g, x in zip(grads, like, strict=True)
+    )
+
+
+@torch.library.custom_op("divse::scores_backward", mutates_args=())
+def scores_backward(
+    grad_scores: Tensor,
+    queries: Tensor,
+    gallery: Tensor,
+    similarity: str,
+    alpha: float,
+    alpha_tensor: Tensor | None,
+    query_lengths: Tensor | None,
+    gallery_lengths: Tensor | None,
+    for_queries: bool,
+    for_gallery: bool,
+    with_moment: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients where asked for, else empty; the moment is `score_backward.gradients`'."""
+    *grads, moment = gradients(
+        Side.of(queries, query_lengths),
+        Side.of(gallery, gallery_lengths),
+        Loss(grad_scores),
+        alpha if alpha_tensor is None else alpha_tensor,
+        similarity=similarity,
+        wanted=(for_queries, for_gallery, with_moment),
+    )
+    return *present(tuple(grads), (queries, gallery)), moment
+
+
+@scores_backward.register_fake
+def _(
+    grad_scores: Tensor, queries: Tensor, gallery: Tensor, *options: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    *_, for_queries, for_gallery, _ = options
+    moment = queries.new_empty((), dtype=torch.float64)
+    return empty_unless(for_queries, queries), empty_unless(for_gallery, gallery), moment
