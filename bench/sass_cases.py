@@ -20,6 +20,8 @@ from divse_kernels import (
     int8_scan,
     long_sets,
     mining,
+    pair_gradients,
+    pairs,
     score_backward,
     search_scan,
     smooth_chamfer_forward,
@@ -111,6 +113,16 @@ def hardest_negatives(case: Case) -> None:
     mining.mine(case.queries, case.gallery, *groups, 1, case.level, False, case.similarity)
 
 
+def touched(case: Case) -> None:
+    """Scores and gradients of the pairs of a triplet loss: three for each set."""
+    count = 3 * case.sets[0]
+    ids = [absent(count, dtype=torch.int64) for _ in range(2)]
+    scores, weights, _ = pairs.scores(
+        case.queries, case.gallery, *ids, case.level, False, case.similarity, with_weights=True
+    )
+    pair_gradients.gradient(case.queries, case.gallery, *ids, weights, scores)
+
+
 def searched(case: Case) -> None:
     """The scan of a search for the best ten, with excluded sets, and the merge after it."""
     side, gallery, device = case.queries, case.gallery, torch.device("meta")
@@ -137,6 +149,7 @@ OPERATIONS: dict[str, Callable[[Case], Any]] = {
     "gradient": gradient,
     "candidates": reranked,
     "hardest_negatives": hardest_negatives,
+    "pairs": touched,
     "search": searched,
     "int8_search": searched_by_codes,
 }
@@ -155,6 +168,7 @@ GUARDED = (
     Case("gradient", 4, 1024, (4096, 4096)),
     Case("candidates", 4, 1024, RERANKED),
     Case("hardest_negatives", 4, 1024, (4096, 4096)),
+    Case("pairs", 4, 1024, (4096, 4096)),
     Case("search", 4, 1024, FEW),
     Case("search", 4, 1024, (64, 1_000_000)),
     Case("int8_search", 4, 1024, FEW),
@@ -181,6 +195,10 @@ OTHERS = (
     Case("gradient", 4, 1024, ragged=True),
     Case("gradient", 32, 128),
     *(Case("gradient", 4, 1024, similarity=name) for name in ("chamfer", "maxsim", "mil")),
+    Case("hardest_negatives", 4, 1024, (4096, 4096), alpha=200.0),
+    Case("hardest_negatives", 1, 1024, (4096, 4096)),
+    *(Case("pairs", k, 1024, (4096, 4096)) for k in (1, 32)),
+    Case("pairs", 4, 1024, (4096, 4096), alpha=None, ragged=True),
     Case("search", 4, 1024, (1024, 1_000_000)),
     Case("int8_search", 4, 1024, (1024, 1_000_000)),
     Case("search", 4, 1024, (16, 1_000_000), ragged=True),

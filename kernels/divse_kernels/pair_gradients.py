@@ -61,13 +61,15 @@ def add_pairs(
             grad_score = tl.load(grad_score_ptr + pair)
             other = tl.load(other_ids_ptr + pair)
             if grad_score != 0.0:  # or else nothing is read
-                elements = OTHER
                 if RAGGED:
-                    elements = bound(tl.load(other_lengths_ptr + other).to(tl.int32))
+                    length = tl.load(other_lengths_ptr + other)
                 values_ptrs = other_ptr + other * stride_other_set * 8 + dims
                 weights_ptrs = weight_ptr + pair * (SIZE * OTHER) + own * stride_weight_own
-                for _ in range(elements):
-                    values = tl.load(values_ptrs, mask=dims < D, other=0.0).to(tl.float32)
+                for element in range(OTHER):
+                    width = D
+                    if RAGGED:  # padding has no weight, but it may be no number
+                        width = tl.where(element < length, D, 0)
+                    values = tl.load(values_ptrs, mask=dims < width, other=0.0).to(tl.float32)
                     weights = tl.load(weights_ptrs, mask=own < SIZE, other=0.0)
                     grad += (weights * grad_score)[:, None] * values[None, :]
                     values_ptrs += stride_other_element * 8
