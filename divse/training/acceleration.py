@@ -42,8 +42,16 @@ def checkpoint_activations(model: TwoTower) -> None:
             divide: Any = module.set_grad_checkpointing  # of a timm model
             divide(True)
         elif getattr(module, "supports_gradient_checkpointing", False):
-            enable: Any = module.gradient_checkpointing_enable  # of a transformers model
-            enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            checkpoint_transformer(module)
+
+
+def checkpoint_transformer(model: Any) -> None:
+    """Divide a transformers model; version 6 drops the method that versions before 5 know."""
+    options = {"use_reentrant": False}
+    if hasattr(model, "activation_checkpointing_enable"):
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs=options)
+    else:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
 
 
 def checkpoint_block(block: nn.Module) -> None:

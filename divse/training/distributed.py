@@ -11,7 +11,7 @@ three or more processes a resumed run would add up in another order than an unin
 
 Batch norms: each process normalises by the statistics of its part, as sub-batches do, so their
 losses are not those of the whole batch; `train.sync_batchnorm` makes them the same on CUDA devices.
-What they save is that of the first process.
+Their running statistics are averaged over the processes after every step.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 BUCKET = 1 << 24  # numbers that travel together: enough that latency does not count
 PATIENCE = timedelta(hours=4)  # the others wait while the first runs frozen encoders
@@ -122,20 +123,28 @@ def gather(*tensors: Tensor) -> list[Tensor]:
     ]
 
 
+def average_gradients(model: nn.Module) -> None:
+    """Replace gradients, and statistics that batch norms gathered, by means over the processes."""
+    average([p.grad for p in model.parameters() if p.grad is not None])
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.training]
+    statistics = [x for norm in norms for x in (norm.running_mean, norm.running_var)]
+    average([x for x in statistics if x is not None])
+
+
 @torch.no_grad()
-def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replace gradients by their means over the processes, in buckets that are always the same."""
+def average(tensors: Iterable[Tensor]) -> None:
+    """Replace tensors by their means over the processes, in buckets that are always the same."""
     if processes() == 1:
         return
     sums = []
-    for bucket in buckets([p.grad for p in parameters if p.grad is not None]):
-        flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
+    for bucket in buckets(tensors):
+        flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
         sums.append((bucket, flat, dist.all_reduce(flat, async_op=True)))
     for bucket, flat, work in sums:
         work.wait()
-        parts = torch.split(flat / processes(), [gradient.numel() for gradient in bucket])
-        for gradient, part in zip(bucket, parts, strict=True):
-            gradient.copy_(part.view_as(gradient))
+        parts = torch.split(flat / processes(), [tensor.numel() for tensor in bucket])
+        for tensor, part in zip(bucket, parts, strict=True):
+            tensor.copy_(part.view_as(tensor))
 
 
 def buckets(tensors: Iterable[Tensor]) -> list[list[Tensor]]:

@@ -51,7 +51,7 @@ class Step:
         set_learning_rate(self.optimizer, share)
         self.optimizer.zero_grad(set_to_none=True)
         parts = self.backward(batch, epoch)
-        distributed.average_gradients(self.model.parameters())
+        distributed.average_gradients(self.model)
         if config.optim.clip:
             clip_grad_norm_(self.model.parameters(), config.optim.clip)
         self.optimizer.step()

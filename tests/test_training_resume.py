@@ -1,0 +1,80 @@
+"""A run that dies, whenever and however, goes on as if it had not."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from training_cases import EXTRAS, digest, killed_after, trainer
+
+from divse.training.run import choose_kernels
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"train__checkpoint_steps": 0, "optim__frozen_epochs": 1},
+        {"train__checkpoint_steps": 1},
+        {"train__checkpoint_steps": 3, "train__sub_batch": 3},
+    ],
+)
+def test_resume_repeats_bit_for_bit(tmp_path, more):
+    """Killed in any step: with a checkpoint after each epoch, each step, every three steps."""
+    settings = EXTRAS | {"train__epochs": 2} | more
+    trainer(tmp_path / "whole", **settings).fit()
+    expected = digest(tmp_path / "whole")
+    for steps in (0, 2, 5):  # of 2 epochs of 4 steps
+        folder = tmp_path / f"killed-{steps}"
+        killed_after(steps, trainer(folder, **settings))
+        trainer(folder, **settings).fit()
+        assert digest(folder) == expected, f"killed in step {steps}"
+
+
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("default")  # torch names operations that may not repeat; see if so
+def test_resume_repeats_bit_for_bit_on_a_gpu(tmp_path):
+    choose_kernels(True)
+    settings = EXTRAS | {"train__epochs": 2, "train__device": "cuda", "model__dim": 32}
+    try:
+        trainer(tmp_path / "whole", **settings).fit()
+        killed_after(5, trainer(tmp_path / "killed", **settings))
+        trainer(tmp_path / "killed", **settings).fit()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert digest(tmp_path / "killed") == digest(tmp_path / "whole")
+
+
+def test_resume_after_sigkill(tmp_path):
+    """The real thing: processes of train.py, one of them killed by the system."""
+    words = tiny.arguments(**EXTRAS, train__checkpoint_steps=2, train__epochs=10)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+
+    def start(*arguments):
+        command = [sys.executable, "train.py", *arguments]
+        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE)
+
+    whole = start(*words, "--out", str(tmp_path / "whole"))
+    victim = start(*words, "--out", str(tmp_path / "killed"))
+    deadline = time.monotonic() + 400
+    while not (tmp_path / "killed" / "last.safetensors").exists():
+        assert victim.poll() is None and time.monotonic() < deadline
+        time.sleep(0.002)
+    victim.send_signal(signal.SIGKILL)
+    assert victim.wait() == -signal.SIGKILL
+    victim.stdout.close()
+    assert not (tmp_path / "killed" / "test.json").exists()
+    resumed = start("--resume", str(tmp_path / "killed"))
+    for process in (whole, resumed):
+        process.communicate(timeout=400)
+        assert process.returncode == 0
+    assert digest(tmp_path / "killed") == digest(tmp_path / "whole")
+    assert (tmp_path / "killed" / "test.json").read_text() == (
+        tmp_path / "whole" / "test.json"
+    ).read_text()
