@@ -14,15 +14,12 @@ from divse.training.losses import similarity_options
 from divse.training.run import check_encoders, choose_device, load_splits
 from divse.training.split import Split
 
-PRESET = "captions"  # of our presets, the one that any pictures and captions fit
 FOLDER = "features"
 
 
 def encode_data(path: Path, layout: str, arguments: Sequence[str]) -> None:
     """Encode every split with the frozen encoders that settings of train.py name."""
     settings = [*arguments, "--data", str(path), "--data.name", choose(path, layout)[0].name]
-    if not {"--preset", "--config"} & set(arguments):
-        settings += ["--preset", PRESET]
     if "--data.cache" not in arguments:
         folder = path if path.is_dir() else path.parent
         settings += ["--data.cache", str(folder / FOLDER)]
