@@ -6,7 +6,10 @@ The order of an epoch follows from (seed, epoch) alone, and a picture's augmenta
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +22,17 @@ from divse.data.dataset import ImageTextData
 from divse.data.pictures import Picture, resize
 
 CACHE_BYTES = 2**30  # resized pictures are kept in memory up to this size of a split
+READERS = min(16, os.cpu_count() or 1)
 Tokenizer = Callable[[Sequence[str]], tuple[Tensor, Tensor]]
+
+
+@cache
+def readers() -> ThreadPoolExecutor:
+    """Threads that read and resize pictures, which Pillow does outside Python's lock."""
+    return ThreadPoolExecutor(READERS, "pictures")
+
+
+os.register_at_fork(after_in_child=readers.cache_clear)  # threads do not survive a fork
 
 
 class Batch(NamedTuple):
@@ -148,7 +161,11 @@ class Batches:
         )
 
     def _pixels(self, images: NDArray[np.int64], epoch: int | None) -> Tensor:
-        pictures = [self._view(int(i), epoch) for i in images]
+        def view(index: int) -> Picture:
+            return self._view(int(index), epoch)
+
+        in_memory = self._cached[images].all() and (epoch is None or not self._views)
+        pictures = list(map(view, images) if in_memory else readers().map(view, images))
         return torch.from_numpy(np.stack(pictures).transpose(0, 3, 1, 2).copy())
 
     def _view(self, index: int, epoch: int | None) -> Picture:

@@ -126,8 +126,8 @@ IMPOSSIBLE: list[Rule] = [
         "text.input_dropout is for transformers; with gru use --data.word_drop",
     ),
     (
-        lambda c: c.data.name == "captions" and not c.data.path,
-        "data.name captions needs a folder or file: --data PATH",
+        lambda c: c.data.name != "scenes" and not c.data.path,
+        "data that is not generated needs its folder or file: --data PATH",
     ),
     (
         lambda c: c.loss.log_mean and c.loss.similarity != "smooth_chamfer",
