@@ -64,9 +64,7 @@ def head_state(side, channels):
             tensor = torch.randn(len(tensor), channels) / channels**0.5
         if channels != WORD_DIM and "norm_context" in name:
             tensor = torch.rand(channels)
-        names = [
-            name.replace("layers.0.", f"layers.{i}.") for i in range(4)
-        ]  # shared, stored often
+        names = [name.replace("layers.0.", f"layers.{i}.") for i in range(4)]
         for stored in names if name.startswith("layers.") else [name]:
             state[f"{side}.spm.agg_block.{stored}"] = tensor
     state[f"{side}.spm.residual_norm.weight"] = torch.rand(DIM) + 0.5
@@ -101,13 +99,14 @@ def write(path, state, prefix="module.", **changes):
 def reference_block(state, side, inputs, positions=None):
     """The aggregation block as the paper writes it, one sample at a time, no padding."""
     names = {n.removeprefix(f"{side}.spm.agg_block."): t for n, t in state.items()}
-    norm = (
-        lambda x, name: F.layer_norm(  # noqa: E731
-            x, x.shape[-1:], names[f"{name}.weight"], names[f"{name}.bias"]
-        )
-    )
+
+    def norm(x, name):
+        return F.layer_norm(x, x.shape[-1:], names[f"{name}.weight"], names[f"{name}.bias"])
+
+    def heads(x):
+        return x.view(len(x), 4, -1).transpose(0, 1)
+
     slots = names["latents"]
-    heads = lambda x: x.view(len(x), 4, -1).transpose(0, 1)  # noqa: E731
     attention = "layers.0.0.fn"
     for _ in range(4):
         context = norm(inputs, "layers.0.0.norm_context")

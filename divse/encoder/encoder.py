@@ -116,7 +116,7 @@ class DivSE:
     def similarity(self) -> dict[str, Any]:
         """Keyword arguments of divse.score, with what the model has learned of them."""
         learned = self.model.similarity_parameters()
-        return self._similarity | {name: float(value) for name, value in learned.items()}
+        return self._similarity | {name: float(value.detach()) for name, value in learned.items()}
 
     def save_pretrained(self, folder: str | Path, card: str | None = None) -> None:
         """Write a model folder; frozen weights are written the first time only.

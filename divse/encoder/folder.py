@@ -16,6 +16,10 @@ from divse.models.weights import write_json
 CONFIG, WEIGHTS, BACKBONES = "config.json", "model.safetensors", "backbones.safetensors"
 TEXT_ENCODER, IMAGE_ENCODER, CARD = "text_encoder", "image_encoder", "README.md"
 FORMAT = 1
+# of a transformers configuration, what says nothing of what the model computes
+ABOUT_FILES = frozenset(
+    {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures"}
+)
 SIDES = ("image", "text", "model")
 
 
@@ -60,12 +64,19 @@ def embedding_settings(config: Any) -> dict[str, Any]:
 
 def encoder_shape(encoder: Encoder) -> dict[str, Any]:
     """Configuration of a transformers encoder, and how its pixels are normalised."""
-    shape = {} if encoder.config is None else dict(encoder.config.to_diff_dict())
-    for name in ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures"):
-        shape.pop(name, None)
+    shape = {} if encoder.config is None else without(encoder.config.to_diff_dict(), ABOUT_FILES)
     if isinstance(encoder, GridEncoder):
         shape["pixels"] = [encoder.mean.flatten().tolist(), encoder.std.flatten().tolist()]
     return shape
+
+
+def without(values: Mapping[str, Any], names: frozenset[str]) -> dict[str, Any]:
+    """Copy nested mappings without the entries of some names."""
+    return {
+        name: without(value, names) if isinstance(value, Mapping) else value
+        for name, value in values.items()
+        if name not in names
+    }
 
 
 def save_image_encoder(encoder: Encoder, folder: Path) -> None:

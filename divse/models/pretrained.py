@@ -60,7 +60,7 @@ def transformers_model(
         config = AutoConfig.from_pretrained(folder, **local)
         model: Any
         if pretrained:
-            model = AutoModel.from_pretrained(folder, **local)
+            model = AutoModel.from_pretrained(folder, **local).float()
         else:
             model = AutoModel.from_config(config)
     except OSError as error:

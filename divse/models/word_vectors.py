@@ -41,12 +41,7 @@ def spellings(word: str) -> Iterator[str]:
 
 def read_word_vectors(path: str | Path, words: Sequence[str], dim: int) -> WordVectors:
     """Find the vectors of words in a text file of `dim` numbers a line."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"text.vectors: no file at {path}; GloVe's text files (glove.6B.300d.txt) are at "
-            "https://nlp.stanford.edu/projects/glove/"
-        )
+    path = vectors_file(path)
     wanted = {spelling.encode(): None for word in words for spelling in spellings(word)}
     found: dict[bytes, np.ndarray] = {}
     with path.open("rb") as file:
@@ -56,7 +51,7 @@ def read_word_vectors(path: str | Path, words: Sequence[str], dim: int) -> WordV
             if line.partition(b" ")[0] not in wanted and line.count(b" ") <= dim:
                 continue
             word, *values = line.rstrip().rsplit(b" ", dim)
-            if len(values) != dim:
+            if len(values) != dim or number < 2 and is_number(word.rpartition(b" ")[2]):
                 raise ValueError(
                     f"{path}, line {number + 1}: {len(line.split()) - 1} numbers, text.word_dim is "
                     f"{dim}: set --text.word_dim to the file's width"
@@ -64,6 +59,25 @@ def read_word_vectors(path: str | Path, words: Sequence[str], dim: int) -> WordV
             if word in wanted:
                 found.setdefault(word, np.array(values, dtype=np.float32))
     return join(words, found, dim)
+
+
+def vectors_file(path: str | Path) -> Path:
+    """Return the path if it is a file; say where to get one if it is not."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(
+            f"text.vectors: no file at {path}; GloVe's text files (glove.840B.300d.txt) are at "
+            "https://nlp.stanford.edu/projects/glove/; an empty text.vectors starts at random"
+        )
+    return Path(path)
+
+
+def is_number(text: bytes) -> bool:
+    """Whether the end of a line's word is a number: then lines are wider than expected."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def join(words: Sequence[str], found: dict[bytes, np.ndarray], dim: int) -> WordVectors:

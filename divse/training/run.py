@@ -15,6 +15,7 @@ import torch
 from divse.data import DATASETS, SPLITS, ImageTextData
 from divse.models.pretrained import model_folder, weights_file
 from divse.models.weights import write_json
+from divse.models.word_vectors import vectors_file
 from divse.similarity import explain
 from divse.training import distributed
 from divse.training.config import Config, unknown
@@ -24,13 +25,14 @@ SETTINGS = "settings.json"
 
 def prepare_run(config: Config, resume: bool = False) -> tuple[Path, torch.device]:
     """Choose the device, join the other processes, make the run folder, and seed torch."""
+    distributed.claim_device()
     device = choose_device(config.train.device)
     try:
         check_encoders(config)
         check_impl(config, device)
     except (ValueError, FileNotFoundError, ImportError) as error:
         sys.exit(f"train.py: {error}")
-    device = distributed.join(device)
+    distributed.join(device)
     name = f"{config.data.name}-{datetime.now():%Y%m%d-%H%M%S}"
     folder = distributed.shared(Path(config.train.out or Path("runs") / name))
     held = distributed.shared((folder / SETTINGS).exists())
@@ -85,8 +87,10 @@ def check_impl(config: Config, device: torch.device) -> None:
 
 def check_encoders(config: Config) -> None:
     """Refuse encoders whose package, name or files are not there."""
-    for package, encoder in (("timm", config.image.encoder), ("transformers", config.text.encoder)):
-        if package.startswith(encoder) and find_spec(package) is None:
+    packages = {"timm": "timm", "transformer": "transformers"}
+    for encoder in (config.image.encoder, config.text.encoder):
+        if encoder in packages and find_spec(packages[encoder]) is None:
+            package = packages[encoder]
             raise ImportError(f'encoder {encoder} needs {package}: pip install "divse[train]"')
     if config.image.encoder == "timm":
         import timm
@@ -95,8 +99,12 @@ def check_encoders(config: Config) -> None:
             raise ValueError(unknown("image.name", config.image.name, timm.list_models()))
     if config.image.weights:
         weights_file(config.image.weights)
+    if config.image.encoder == "transformer":
+        model_folder(config.image.name, "image.name")
     if config.text.encoder == "transformer":
         model_folder(config.text.path)
+    if config.text.vectors:
+        vectors_file(config.text.vectors)
 
 
 def load_splits(config: Config) -> dict[str, ImageTextData]:
