@@ -14,6 +14,7 @@ import divse
 import train
 from divse import DivSE, Gallery
 from divse.data import DATASETS
+from divse.evaluation.retrieval import evaluate_sets
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -109,6 +110,33 @@ def test_the_k1_baseline_of_equal_storage(tmp_path, capsys):
     assert sets.values.shape == (1, 1, 32)
     assert "log Var" not in capsys.readouterr().out
     assert "log_var_texts" not in json.loads((tmp_path / "test.json").read_text())
+
+
+def test_a_learned_similarity_is_trained_judged_and_kept(tmp_path, capsys):
+    words = tiny.arguments(loss__similarity="mp", optim__lr=0.1, train__epochs=1)
+    train.main([*words, "--out", str(tmp_path)])
+    encoder = DivSE.from_pretrained(tmp_path)
+    assert encoder.similarity["similarity"] == "mp" and encoder.similarity["scale"] != 1
+    data = DATASETS["scenes"]("test", pictures=16)
+    images = encoder.encode_images([data.image(i) for i in range(len(data))])
+    texts = encoder.encode_texts(data.captions)
+    judge = data.image_of_caption, data.relevance
+    figures = evaluate_sets(images, texts, *judge, **encoder.similarity)
+    saved = json.loads((tmp_path / "test.json").read_text())
+    assert saved["rsum"] == pytest.approx(figures["rsum"], abs=1e-3)
+
+
+def test_a_run_may_take_the_fastest_kernels(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("torch.backends.cudnn.benchmark", False)
+    before = torch.get_float32_matmul_precision()
+    try:
+        train.main(
+            [*tiny.arguments(train__deterministic=False, train__epochs=0, train__out=tmp_path)]
+        )
+        assert torch.backends.cudnn.benchmark
+        assert not torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def test_the_captions_preset_on_frozen_encoders(tmp_path, capsys):

@@ -8,6 +8,25 @@ import torch
 from training_cases import trainer
 
 from divse.models.weights import read_tensors
+from divse.training.ahead import one_ahead
+from divse.training.report import duration
+
+
+def test_the_next_batch_is_read_ahead():
+    read = []
+
+    def numbers():
+        for i in range(3):
+            read.append(i)
+            yield i
+        raise OSError("no more pictures")
+
+    batches = one_ahead(numbers())
+    assert [next(batches), next(batches)] == [0, 1]
+    assert next(batches) == 2 and read == [0, 1, 2]
+    with pytest.raises(OSError, match="no more pictures"):
+        next(batches)
+    assert list(one_ahead(iter([]))) == []
 
 
 def test_training_learns(tmp_path):
@@ -74,3 +93,7 @@ def test_warm_up_takes_the_soft_loss(tmp_path, monkeypatch):
     )
     run.fit()
     assert names == ["info_nce"] * 4 + [""] * 4
+
+
+def test_durations_are_short_to_read():
+    assert [duration(s) for s in (12.3, 240, 7500)] == ["12 s", "4 min", "2 h 05 min"]

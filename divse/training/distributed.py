@@ -42,21 +42,20 @@ def processes() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def join(device: torch.device) -> torch.device:
-    """Join the processes that torchrun started, if it did -> this process's own device.
+def claim_device() -> None:
+    """Make this process's own GPU the current one, before anything is put on the first."""
+    if "LOCAL_RANK" in os.environ and torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
 
-    Only the first one prints from now on.
-    """
+
+def join(device: torch.device) -> None:
+    """Join the processes that torchrun started, if it did; from now on only the first prints."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
-        return device
-    if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        torch.cuda.set_device(device)
+        return
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=PATIENCE)
     if rank():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (open as long as the process lives)
-    return device
 
 
 def leave() -> bool:

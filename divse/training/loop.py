@@ -66,6 +66,11 @@ class Trainer:
         self.train, self.val = train, val
         self.device = next(model.parameters()).device
         self.steps = len(train.batches)
+        if train.batches.batch_size < distributed.processes():
+            raise ValueError(
+                f"train.batch_size: got {train.batches.batch_size} pictures for "
+                f"{distributed.processes()} processes, expected at least one for each"
+            )
         self.progress = Progress()
         resumed = (folder / files.LAST).exists()
         distributed.draw_apart(config.train.seed)

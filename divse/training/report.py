@@ -37,7 +37,8 @@ def evaluate(
         relevance=data.relevance,
         impl=config.train.impl,
         device=choose_device(config.train.device),
-        **similarity_options(config.loss) | {n: float(p) for n, p in learned.items()},
+        **similarity_options(config.loss)
+        | {name: float(p.detach()) for name, p in learned.items()},
     )
     spread = {"log_var_images": log_variance(images), "log_var_texts": log_variance(texts)}
     figures |= {name: value for name, value in spread.items() if isfinite(value)}
