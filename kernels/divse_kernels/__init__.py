@@ -10,6 +10,7 @@ from divse_kernels.certified import certified_search
 from divse_kernels.int8_codes import quantise
 from divse_kernels.launch import launches
 from divse_kernels.long_sets import LONGEST
+from divse_kernels.lse_ops import row_column_lse
 from divse_kernels.mining_ops import MAX_TOPN, hardest_negatives
 from divse_kernels.ops import MAX_SIZE, smooth_chamfer, supports
 from divse_kernels.pair_ops import score_pairs
@@ -25,6 +26,7 @@ __all__ = [
     "hardest_negatives",
     "launches",
     "quantise",
+    "row_column_lse",
     "score_candidates",
     "score_pairs",
     "scores",

@@ -58,7 +58,8 @@ def _(
     )
 
 
-def _check_groups(name: str, groups: Tensor, sets: Tensor) -> None:
+def check_groups(name: str, groups: Tensor, sets: Tensor) -> None:
+    """Raise if groups are not one integer for each of the sets (count, size, D)."""
     if groups.shape != sets.shape[:1] or groups.device != sets.device:
         raise ValueError(
             f"{name} must be {tuple(sets.shape[:1])} on {sets.device}, "
@@ -99,8 +100,8 @@ def hardest_negatives(
         Repeats bit for bit; no gradient.
     """
     check_sides(queries, gallery, query_lengths, gallery_lengths)
-    _check_groups("query_groups", query_groups, queries)
-    _check_groups("gallery_groups", gallery_groups, gallery)
+    check_groups("query_groups", query_groups, queries)
+    check_groups("gallery_groups", gallery_groups, gallery)
     if not 1 <= topn <= MAX_TOPN:
         raise ValueError(f"topn must be from 1 to {MAX_TOPN}, got {topn}")
     number, tensor = read_alpha(alpha, queries.device)

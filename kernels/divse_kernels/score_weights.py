@@ -32,13 +32,13 @@ def log_sum_exp_gradient(
     n,  # [N_SETS] in bounds
 ):
     """d loss / d score `[M_SETS, N_SETS]`; 0 inside a group."""
-    x = scores * inverse_temperature
+    other = tl.load(row_groups_ptr + m)[:, None] != tl.load(column_groups_ptr + n)[None, :]
+    x = tl.where(other, scores * inverse_temperature, float("-inf"))
     row = tl.exp2((x - tl.load(row_lse_ptr + m)[:, None]) * LOG2_E)
     column = tl.exp2((x - tl.load(column_lse_ptr + n)[None, :]) * LOG2_E)
     g = tl.load(grad_row_lse_ptr + m)[:, None] * row
     g += tl.load(grad_column_lse_ptr + n)[None, :] * column
-    other = tl.load(row_groups_ptr + m)[:, None] != tl.load(column_groups_ptr + n)[None, :]
-    return tl.where(other, g * inverse_temperature, 0.0)
+    return g * inverse_temperature
 
 
 @triton.jit
