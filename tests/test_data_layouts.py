@@ -191,6 +191,13 @@ def test_broken_regions_are_refused(tmp_path, features, captions, message):
         DATASETS["regions"]("val", path=tmp_path)
 
 
+def test_ids_that_do_not_fit_are_noticed_and_not_needed(tmp_path):
+    write_regions(tmp_path, np.ones((2, 1, 2), np.float32), map(str, range(10)))
+    layouts.write_lines(tmp_path / "dev_ids.txt", [7, 8, 9])
+    with pytest.warns(UserWarning, match="3 ids for 2 pictures"):
+        assert DATASETS["regions"]("val", path=tmp_path).image_ids == ["0", "1"]
+
+
 def test_tsv_files_are_converted_once(tmp_path):
     name, folder = layouts.write("butd", tmp_path)
     DATASETS[name]("train", path=folder)

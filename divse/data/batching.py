@@ -32,7 +32,8 @@ def readers() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(READERS, "pictures")
 
 
-os.register_at_fork(after_in_child=readers.cache_clear)  # threads do not survive a fork
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=readers.cache_clear)  # threads do not survive a fork
 
 
 class Batch(NamedTuple):

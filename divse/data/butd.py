@@ -43,7 +43,6 @@ def load(
     root = data_root(path, "BUTD features")
     records = karpathy.read_split(karpathy.find_json(root), split)
     folder = Path(cache or root)
-    folder.mkdir(parents=True, exist_ok=True)
     store = converted(root, folder) if convert else None
     rows = {name: row for row, name in enumerate(ids_of(root, folder))}
     places = [rows.get(karpathy.picture_id(record), -1) for record in records]
@@ -78,6 +77,7 @@ def converted(root: Path, folder: Path) -> Packed:
     if (folder / STORE).is_file():
         return Packed.open(folder / STORE)
     files = tsv_files(root)
+    folder.mkdir(parents=True, exist_ok=True)
 
     def blocks(done: int) -> Iterator[Block]:
         ids = []

@@ -67,6 +67,8 @@ def write_packed(path: Path, blocks_from: Callable[[int], Iterable[Block]]) -> P
     """
     from filelock import FileLock
 
+    if path.exists():  # perhaps where nothing can be written, not even a lock
+        return Packed.open(path)
     with FileLock(path.with_suffix(".lock")):
         if path.exists():
             return Packed.open(path)

@@ -8,6 +8,7 @@ stands in it once for each of its captions; every copy but the first is passed o
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +56,14 @@ def load(
     step = copies(features, len(captions), ids)
     pictures = len(features) // step
     names = [str(i) for i in range(pictures)]
-    if ids is not None:
+    if ids and len(ids) % pictures == 0:
         names = ids_of_pictures(ids, pictures, f"{folder / name}_ids.txt")
+    elif ids is not None:
+        warnings.warn(
+            f"{folder / name}_ids.txt has {len(ids)} ids for {pictures} pictures: "
+            "they are numbered instead",
+            stacklevel=2,
+        )
     return ImageTextData.gather(
         folder.resolve().name,
         split,
