@@ -120,8 +120,8 @@ def test_a_learned_similarity_is_trained_judged_and_kept(tmp_path, capsys):
     data = DATASETS["scenes"]("test", pictures=16)
     images = encoder.encode_images([data.image(i) for i in range(len(data))])
     texts = encoder.encode_texts(data.captions)
-    judge = data.image_of_caption, data.relevance
-    figures = evaluate_sets(images, texts, *judge, **encoder.similarity)
+    judge = {"relevance": data.relevance, **encoder.similarity}
+    figures = evaluate_sets(images, texts, data.image_of_caption, **judge)
     saved = json.loads((tmp_path / "test.json").read_text())
     assert saved["rsum"] == pytest.approx(figures["rsum"], abs=1e-3)
 
