@@ -234,6 +234,9 @@ def test_ids_of_other_files_are_refused(tmp_path):
     np.save(folder / "annotations" / "coco_dev_ids.npy", np.array([1, 2]))
     with pytest.raises(ValueError, match="2 of 2 ids of coco_dev_ids.npy are no annotations"):
         DATASETS[name]("val", path=folder)
+    (folder / "annotations" / "captions_val2014.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"captions_val2014.json in .* has no lists annotations"):
+        DATASETS[name]("val", path=folder)
     name, folder = layouts.write("id_mapping", tmp_path / "b")
     (folder / "id_mapping.json").write_text(json.dumps({"1": "a.jpg"}))
     with pytest.raises(ValueError, match=r"3 of 3 ids of .*dev_ids.txt are not in"):

@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import tarfile
+from pathlib import Path
 
 import layouts
 import pyarrow as pa
@@ -11,6 +12,7 @@ import pytest
 from pyarrow import parquet
 
 from divse.data import DATASETS, webdataset
+from divse.data.layout import find_layouts
 from divse.data.shards import split_in_path
 
 hub, web = DATASETS["huggingface"], DATASETS["webdataset"]
@@ -61,10 +63,12 @@ def test_pictures_may_be_files_that_cells_name(tmp_path):
     assert hub("train", path=tmp_path).image(0).shape == (32, 40, 3)
 
 
-def test_broken_arrow_files_are_named(tmp_path):
-    (tmp_path / "train.arrow").write_bytes(b"no arrow")
-    with pytest.raises(ValueError, match=r"train.arrow cannot be read"):
+@pytest.mark.parametrize("name", ["train.arrow", "train.parquet"])
+def test_broken_files_are_named(tmp_path, name):
+    (tmp_path / name).write_bytes(b"neither of the two")
+    with pytest.raises(ValueError, match=f"{name} cannot be read"):
         hub("train", path=tmp_path)
+    assert [layout.name for layout in find_layouts(tmp_path)] == ["huggingface"]
 
 
 def test_what_the_datasets_library_writes_is_read(tmp_path):
@@ -88,8 +92,6 @@ def test_what_the_datasets_library_writes_is_read(tmp_path):
     ],
 )
 def test_names_of_shards_tell_the_split(path, split):
-    from pathlib import Path
-
     assert split_in_path(Path(path)) == split
 
 

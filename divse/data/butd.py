@@ -41,7 +41,8 @@ def load(
     """
     check_split(split)
     root = data_root(path, "BUTD features")
-    records = karpathy.read_split(karpathy.find_json(root), split)
+    file = karpathy.find_json(root)
+    records = karpathy.read_split(file, split)
     folder = Path(cache or root)
     store = converted(root, folder) if convert else None
     rows = {name: row for row, name in enumerate(ids_of(root, folder))}
@@ -53,7 +54,7 @@ def load(
             f"of {root}: {', '.join(missing[:5])}; is a file missing or cut short?"
         )
     return ImageTextData.gather(
-        root.resolve().name,
+        karpathy.source(file),
         split,
         [karpathy.picture_id(record) for record in records],
         [karpathy.captions(record) for record in records],

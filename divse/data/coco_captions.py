@@ -77,6 +77,8 @@ def _gather(
 ) -> None:
     """Add the annotations of a list to the pictures they are about."""
     content = read_json(folder / f"captions_{year}.json")
+    if not isinstance(content, dict) or not {"annotations", "images"} <= set(content):
+        raise ValueError(f"captions_{year}.json in {folder} has no lists annotations and images")
     annotations: Mapping[int, Any] = {a["id"]: a for a in content["annotations"]}
     files = {image["id"]: image["file_name"] for image in content["images"]}
     ids = np.load(folder / f"coco_{name}_ids.npy", allow_pickle=False)

@@ -70,7 +70,12 @@ def recognise(path: Path) -> bool:
     if path.is_dir() and {"dataset_dict.json", "state.json"} & names_in(path):
         return True
     files = relative_files(path, PATTERNS)
-    return bool(files) and (files[0].suffix == ".arrow" or bool(Shard(files[0]).picture_column))
+    if not files or files[0].suffix == ".arrow":
+        return bool(files)
+    try:
+        return bool(Shard(files[0]).picture_column)
+    except ValueError:
+        return True  # loading says which file is broken
 
 
 @dataclass(frozen=True)
@@ -96,12 +101,10 @@ class Shard:
 
     def columns(self, names: Sequence[str]) -> list[dict[str, Any]]:
         """Rows of some columns."""
-        from pyarrow import parquet
-
         if self.path.suffix == ".arrow":
             table = self._arrow.select(list(names))
         else:
-            table = parquet.read_table(self.path, columns=list(names), partitioning=None)
+            table = self._parquet.read(columns=list(names))
         rows: list[dict[str, Any]] = table.to_pylist()
         return rows
 
@@ -114,11 +117,16 @@ class Shard:
 
     @property
     def _schema(self) -> Any:
-        from pyarrow import parquet
+        return self._arrow.schema if self.path.suffix == ".arrow" else self._parquet.schema_arrow
 
-        return (
-            self._arrow.schema if self.path.suffix == ".arrow" else parquet.read_schema(self.path)
-        )
+    @property
+    def _parquet(self) -> Any:
+        from pyarrow import ArrowInvalid, parquet
+
+        try:
+            return parquet.ParquetFile(self.path)
+        except ArrowInvalid as error:
+            raise ValueError(f"{self.path} cannot be read ({error}): is it whole?") from None
 
     @cached_property
     def _arrow(self) -> Any:
@@ -136,9 +144,7 @@ class Shard:
 
     @cached_property
     def _groups(self) -> list[int]:
-        from pyarrow import parquet
-
-        file = parquet.ParquetFile(self.path).metadata
+        file = self._parquet.metadata
         counts = [file.row_group(i).num_rows for i in range(file.num_row_groups)]
         return [0, *np.cumsum(counts).tolist()][:-1]
 

@@ -34,7 +34,7 @@ def load(
     paths = picture_paths(roots, records)
     require(paths, f"pictures of {file.name}, {split}", "or say where they are: images=FOLDER")
     return ImageTextData.gather(
-        file.stem.removeprefix("dataset_"),
+        source(file),
         split,
         [picture_id(record) for record in records],
         [captions(record) for record in records],
@@ -95,6 +95,11 @@ def captions(record: dict[str, Any]) -> list[str]:
 def picture_id(record: dict[str, Any]) -> str:
     """COCO's id of a picture, or the number that a Flickr file is named by."""
     return str(record.get("cocoid", Path(record["filename"]).stem))
+
+
+def source(file: Path) -> str:
+    """What a split file is about: coco, flickr30k or flickr8k."""
+    return file.stem.removeprefix("dataset_")
 
 
 def near(file: Path) -> Iterator[Path]:
