@@ -26,6 +26,14 @@ def test_gradient_caching_gives_the_same_gradients(tmp_path, pictures, loss):
     assert_alike(plain, cached)
 
 
+def test_gradient_caching_of_frozen_features(tmp_path):
+    frozen = tiny.frozen_image(tmp_path / "weights") | {"model__dropout": 0.0}
+    settings = frozen | {"data__augment": ["flip"]}
+    plain = gradients(trainer(tmp_path / "plain", **settings))
+    cached = gradients(trainer(tmp_path / "cached", **settings, train__sub_batch=3))
+    assert_alike(plain, cached)
+
+
 def test_gradient_caching_of_a_learned_similarity(tmp_path):
     settings = TRANSFORMER | {"loss__similarity": "mp"}
     plain = gradients(trainer(tmp_path / "plain", **settings))

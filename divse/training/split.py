@@ -118,8 +118,9 @@ class Split:
         if epoch is not None and len(self.image_stores) > 1:
             draws = [np.random.default_rng([self.batches.seed, epoch, i]) for i in rows]
             mirrored = np.flatnonzero([draw.integers(2) for draw in draws])
-            other = self.image_stores[1].take(rows[mirrored], device)
-            local.values[torch.from_numpy(mirrored).to(device)] = other.values
+            if len(mirrored):
+                other = self.image_stores[1].take(rows[mirrored], device)
+                local.values[torch.from_numpy(mirrored).to(device)] = other.values
         return model.image.embed(local)
 
     def _texts(self, model: TwoTower, batch: Batch, device: torch.device) -> SetOutput:
