@@ -22,7 +22,16 @@ BELOW["divse.training"] = {"divse.evaluation", "divse.encoder", *BELOW["divse.ev
 BELOW["divse.cli"] = {"divse.search", "divse.training", *BELOW["divse.training"]}
 LAZY = {
     *("faiss", "triton", "timm", "transformers", "tensorboard", "matplotlib", "scipy"),
-    *("pyarrow", "PIL", "safetensors", "tqdm", "torchvision", "divse_native", "divse_kernels"),
+    *(
+        "pyarrow",
+        "PIL",
+        "safetensors",
+        "tqdm",
+        "torchvision",
+        "huggingface_hub",
+        "divse_native",
+        "divse_kernels",
+    ),
 }
 
 

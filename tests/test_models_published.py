@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from torch.nn import functional as F
 
@@ -200,6 +201,30 @@ def test_it_becomes_a_model_folder(loaded, tmp_path):
     assert again.fingerprint == encoder.fingerprint
     captions = ["A dog doesn't run."]
     assert torch.equal(again.encode_texts(captions).values, encoder.encode_texts(captions).values)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("pooling", ["cls", "max"])
+def test_a_checkpoint_with_bert(tmp_path, pooling):
+    from transformers import AutoModel
+
+    folder = tiny.write_bert(tmp_path / "bert")
+    bert, linear = AutoModel.from_pretrained(folder), torch.nn.Linear(16, DIM)
+    state = {n: t for n, t in published_state()[0].items() if n.startswith("img_enc")}
+    state |= head_state("txt_enc", DIM)
+    state |= {f"txt_enc.bert.{name}": tensor for name, tensor in bert.state_dict().items()}
+    state |= {f"txt_enc.linear.{name}": tensor for name, tensor in linear.state_dict().items()}
+    recipe = {"use_bert": True, "txt_pooling": pooling, "spm_txt_pos_enc_type": "none"}
+    path = write(tmp_path / "x.tar", state, **recipe)
+    encoder = DivSE.from_published(path, bert=folder)
+    captions = ["a red circle", "a large blue star on the left"]
+    for caption, ours in zip(captions, encoder.encode_texts(captions).values, strict=True):
+        tokens, _ = encoder.tokenizer([caption])
+        local = linear(bert(tokens).last_hidden_state[0])
+        common = local[0] if pooling == "cls" else local.amax(dim=0)
+        slots = reference_block(state, "txt_enc", local)
+        expected = finish(state, "txt_enc", slots, common)
+        torch.testing.assert_close(ours, expected, atol=2e-5, rtol=0)
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])

@@ -58,6 +58,22 @@ def test_every_preset_is_here():
     assert set(DATA) == set(presets())
 
 
+def test_the_captions_preset_without_pretrained_encoders(tmp_path, capsys):
+    data = str(tiny.write_captions(tmp_path / "data"))
+    words = ["--preset", "captions", "--data", data, "--out", str(tmp_path / "run")]
+    words += [*tiny_backbones.HEAD.split(), "--train.batch_size", "3", "--epochs", "1"]
+    train.main([*words, "--image.encoder", "cnn", "--text.encoder", "gru"])
+    assert "epoch   1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("similarity", ["maxsim", "mp", "mil", "chamfer"])
+def test_training_with_other_similarities(similarity, tmp_path, capsys):
+    words = [*tiny.arguments(train__epochs=1), "--loss.similarity", similarity]
+    train.main([*words, "--out", str(tmp_path / "run")])
+    assert "epoch   1" in capsys.readouterr().out
+    assert DivSE.from_pretrained(tmp_path / "run").similarity["similarity"] == similarity
+
+
 @pytest.mark.parametrize("name", [name for name, layout in DATA.items() if layout])
 def test_an_epoch(name, tmp_path, capsys):
     words = ["--preset", name, "--out", str(tmp_path / "run"), *small(name, tmp_path)]

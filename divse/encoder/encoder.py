@@ -88,7 +88,11 @@ class DivSE:
 
     @classmethod
     def from_published(
-        cls, checkpoint: str | Path, vocabulary: Sequence[str] | None = None, heads: int = 0
+        cls,
+        checkpoint: str | Path,
+        vocabulary: Sequence[str] | None = None,
+        heads: int = 0,
+        bert: str | Path = "",
     ) -> DivSE:
         """Load a checkpoint of the paper's published code.
 
@@ -97,10 +101,13 @@ class DivSE:
             vocabulary: Words of its vocabulary file in the order of their ids, as
                 divse.data.older_vocabulary.read_words gives them; not for BERT.
             heads: Attention heads, see divse.models.published.read_published.
+            bert: Folder with BERT's configuration and tokenizer; empty takes them from the hub.
 
         """
         published = read_published(checkpoint, heads)
         config, weights = published.config, dict(published.weights)
+        if bert:
+            config = replace(config, text=replace(config.text, path=str(bert)))
         tokenizer: Tokenizer
         if config.text.encoder == "transformer":
             tokenizer = SubwordTokenizer(config.text.path, config.text.max_length)

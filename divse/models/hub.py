@@ -81,7 +81,7 @@ def hugging_face_hub() -> Any:
     try:
         import huggingface_hub
     except ImportError:
-        raise ImportError("the Hugging Face hub needs: pip install huggingface_hub") from None
+        raise ImportError("the Hugging Face hub needs its client: pip install "divse[hub]"") from None
     return huggingface_hub
 
 
