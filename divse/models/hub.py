@@ -81,7 +81,9 @@ def hugging_face_hub() -> Any:
     try:
         import huggingface_hub
     except ImportError:
-        raise ImportError("the Hugging Face hub needs its client: pip install "divse[hub]"") from None
+        raise ImportError(
+            'the Hugging Face hub needs its client: pip install "divse[hub]"'
+        ) from None
     return huggingface_hub
 
 
