@@ -238,6 +238,9 @@ def test_ids_of_other_files_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"captions_val2014.json in .* has no lists annotations"):
         DATASETS[name]("val", path=folder)
     name, folder = layouts.write("id_mapping", tmp_path / "b")
+    (folder / "precomp" / "testall_ids.txt").write_text("")
+    with pytest.raises(ValueError, match=r"testall_ids.txt"):
+        DATASETS[name]("test", path=folder)
     (folder / "id_mapping.json").write_text(json.dumps({"1": "a.jpg"}))
     with pytest.raises(ValueError, match=r"3 of 3 ids of .*dev_ids.txt are not in"):
         DATASETS[name]("val", path=folder)

@@ -109,8 +109,11 @@ def test_the_index_is_written_once_and_again_if_a_shard_changes(tmp_path, monkey
     assert len(scans) == 6
     tar_of(folder / "flickr-train-000000.tar", ("x.jpg", layouts.jpeg(1)), ("x.txt", b"one"))
     assert len(web("train", path=folder)) == 5 and len(scans) == 7
-    (folder / webdataset.INDEX).write_text(json.dumps({"version": 0}))
-    assert len(web("train", path=folder)) == 5 and len(scans) == 13
+    assert len(web("train", path=folder / "flickr-train-000001.tar")) == 4 and len(scans) == 7
+    for broken in (json.dumps({"version": 0}), "{"):
+        (folder / webdataset.INDEX).write_text(broken)
+        scans.clear()
+        assert len(web("train", path=folder)) == 5 and len(scans) == 6
 
 
 def test_members_in_folders_several_dots_and_splits_in_json(tmp_path):

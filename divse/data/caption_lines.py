@@ -48,7 +48,7 @@ def read_captions(folder: Path, name: str, words: bool = False) -> list[str]:
 
 def group(captions: list[str], pictures: int, what: str) -> list[list[str]]:
     """Cut captions into those of each picture: five, or as many as the counts say."""
-    each, rest = divmod(len(captions), pictures)
+    each, rest = divmod(len(captions), max(pictures, 1))
     if rest or not each:
         raise ValueError(
             f"{what}: {len(captions)} captions cannot belong to {pictures} pictures, "
@@ -73,7 +73,7 @@ def stand_in_fives(ids: list[str]) -> bool:
 
 def ids_of_pictures(ids: list[str], pictures: int, what: str) -> list[str]:
     """One id a picture, of lines that are one a picture or one a caption."""
-    each, rest = divmod(len(ids), pictures)
+    each, rest = divmod(len(ids), max(pictures, 1))
     if rest or not each:
         raise ValueError(f"{what}: {len(ids)} ids cannot belong to {pictures} pictures")
     return ids[::each]

@@ -84,21 +84,30 @@ def read_index(folder: Path, shards: list[Path]) -> dict[str, list[Sample]]:
     """Samples by shard; read from INDEX if it fits the shards, else found and written there."""
     from tqdm import tqdm
 
-    file = folder / INDEX
-    known: Any = json.loads(file.read_text()) if file.is_file() else {}
-    known = known.get("shards", {}) if known.get("version") == VERSION else {}
-    found = {}
-    for shard in tqdm(shards, desc="index of shards", delay=1, disable=None):
-        name, state = shard.relative_to(folder).as_posix(), shard.stat()
+    known, changed = _known(folder / INDEX), False
+    names = [shard.relative_to(folder).as_posix() for shard in shards]
+    for shard, name in zip(
+        tqdm(shards, desc="index of shards", delay=1, disable=None), names, strict=True
+    ):
+        state = shard.stat()
         stamp = [state.st_size, state.st_mtime_ns]
         if known.get(name, {}).get("stamp") != stamp:
             known[name] = {"stamp": stamp, "samples": list(scan(shard, name))}
-        found[name] = known[name]
-    if os.access(folder, os.W_OK):
-        partial = file.with_suffix(f".{os.getpid()}.partial")
-        partial.write_text(json.dumps({"version": VERSION, "shards": found}))
-        partial.replace(file)
-    return {name: entry["samples"] for name, entry in found.items()}
+            changed = True
+    if changed and os.access(folder, os.W_OK):
+        partial = folder / f"{INDEX}.{os.getpid()}.partial"
+        partial.write_text(json.dumps({"version": VERSION, "shards": known}))
+        partial.replace(folder / INDEX)
+    return {name: known[name]["samples"] for name in names}
+
+
+def _known(file: Path) -> dict[str, Any]:
+    """What an index holds; nothing if there is none, or one that this code did not write."""
+    try:
+        content = json.loads(file.read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return dict(content["shards"]) if content.get("version") == VERSION else {}
 
 
 def scan(shard: Path, name: str) -> Iterator[Sample]:
