@@ -109,6 +109,7 @@ def test_the_model_card(tmp_path):
     assert "sets of 2 unit vectors of 8 dimensions" in card and "similarity chamfer" in card
     settings = json.loads(card.split("```json")[1].split("```")[0])
     assert settings["model"]["k"] == 2 and "weights" not in settings["image"]
+    compile(card.split("```python")[1].split("```")[0], "card", "exec")
     encoder.save_pretrained(tmp_path, card="# Mine\n")
     assert (tmp_path / "README.md").read_text() == "# Mine\n"
 

@@ -14,13 +14,13 @@ from divse.models.config import TwoTowerConfig
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 CARD = """---
 library_name: divse
-pipeline_tag: image-to-text
+pipeline_tag: feature-extraction
 tags: [retrieval, multi-vector, image-text, divse]
 ---
 
 # {title}
 
-A two-tower model that embeds pictures and captions as sets of {k} unit vectors of {dim} dimensions.
+A two-tower model that embeds pictures{note} and captions as sets of {k} unit vectors of {dim} dimensions.
 
 | | |
 |---|---|
@@ -81,9 +81,7 @@ def hugging_face_hub() -> Any:
     try:
         import huggingface_hub
     except ImportError:
-        raise ImportError(
-            'the Hugging Face hub needs its client: pip install "divse[hub]"'
-        ) from None
+        raise ImportError('the hub needs huggingface_hub: pip install "divse[hub]"') from None
     return huggingface_hub
 
 
@@ -92,10 +90,10 @@ def model_card(config: TwoTowerConfig, similarity: Mapping[str, Any], title: str
     sides = {name: asdict(getattr(config, name)) for name in ("image", "text", "model")}
     image, text, head = sides["image"], sides["text"], sides["model"]
     for name in ("weights", "path", "vectors"):  # paths of the machine that trained it
-        image.pop(name, None), text.pop(name, None)
+        image.pop(name, None)
+        text.pop(name, None)
     regions = image["encoder"] == "regions"
-    local = image["encoder"] == "transformer"
-    if local:
+    if image["encoder"] == "transformer":
         image.pop("name")
     return CARD.format(
         title=title or f"Sets of {head['k']} x {head['dim']}",
@@ -105,6 +103,7 @@ def model_card(config: TwoTowerConfig, similarity: Mapping[str, Any], title: str
         text=text["encoder"],
         head=head["head"],
         similarity=", ".join(f"{name} {value}" for name, value in similarity.items()) or "any",
-        images="[regions]  # an array (R, C) a picture" if regions else '["picture.jpg"]',
+        images="[features]" if regions else '["picture.jpg"]',
+        note=" of regions, as arrays (R, C) of features," if regions else "",
         settings=json.dumps(sides, indent=2),
     )

@@ -24,8 +24,9 @@ class WordVectors(NamedTuple):
 
     def report(self, words: int) -> str:
         """Say how many words have a vector, and name some that have none."""
-        some = ", ".join(self.missing[:10]) + (", ..." if len(self.missing) > 10 else "")
-        without = f"; without one, random: {some}" if self.missing else ""
+        missing = [word for word in self.missing if not word.startswith("<")]  # <pad>, <unk> ...
+        some = ", ".join(missing[:10]) + (", ..." if len(missing) > 10 else "")
+        without = f"; without one, random: {some}" if missing else ""
         return f"word vectors: {len(self.rows)} of {words} words found{without}"
 
 
