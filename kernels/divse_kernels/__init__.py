@@ -14,6 +14,7 @@ from divse_kernels.lse_ops import row_column_lse
 from divse_kernels.mining_ops import MAX_TOPN, hardest_negatives
 from divse_kernels.ops import MAX_SIZE, smooth_chamfer, supports
 from divse_kernels.pair_ops import score_pairs
+from divse_kernels.rbf_ops import rbf_mean
 from divse_kernels.score_ops import scores
 from divse_kernels.search import search, search_blocks
 
@@ -26,6 +27,7 @@ __all__ = [
     "hardest_negatives",
     "launches",
     "quantise",
+    "rbf_mean",
     "row_column_lse",
     "score_candidates",
     "score_pairs",

@@ -22,8 +22,8 @@ SHALLOW = 256
 class Tile:
     """A program's work: `block_m` rows x `block_n` columns, `block_d` dimensions at a time.
 
-    `repeats` is how many groups of 16 rows a warp holds; in one of `polynomial` elements the forward
-    kernel takes exp2 by a polynomial, which relieves the special functions (0: in none).
+    `repeats` is how many groups of 16 rows a warp holds; in one of `polynomial` elements the
+    forward kernel takes exp2 by a polynomial, which relieves the special functions (0: in none).
     `persistent` programs a processor go from tile to tile (0: a program has one tile).
     """
 
@@ -102,9 +102,25 @@ _DEMANDING_FORWARD = {
     **_FORWARD,
     "blackwell": (Tile(128, 128, 64, 8, 3, polynomial=0), *_FORWARD["blackwell"][1:]),
 }
-# The weights kernel holds the exponentials until their sums are known, and loads what they share.
-_WEIGHTS = _FORWARD
-_DEMANDING_WEIGHTS = _DEMANDING_FORWARD
+# The weights kernel holds the exponentials until their sums are known, and loads what they share:
+# a thread has half of the cosines that it has in the forward kernel, one row group at a time.
+_WEIGHTS = {
+    "interpreter": _INTERPRETER,
+    "ampere": (Tile(128, 64, 64, 8, 3, polynomial=0), Tile(64, 64, 64, 4, 3, polynomial=0)),
+    "ada": (Tile(128, 64, 64, 8, 2, polynomial=0), Tile(64, 64, 64, 4, 2, polynomial=0)),
+    "hopper": (
+        Tile(128, 128, 64, 8, 3, polynomial=0),
+        Tile(128, 64, 64, 8, 3, polynomial=0),
+        Tile(64, 64, 64, 4, 3, polynomial=0),
+    ),
+    "blackwell": (Tile(128, 64, 64, 8, 3, polynomial=0), Tile(64, 64, 64, 8, 3, polynomial=0)),
+}
+# Where alpha is learned, the cosines stay beside their weights, for its gradient.
+_LEARNED_WEIGHTS = {
+    **_WEIGHTS,
+    "hopper": _WEIGHTS["hopper"][1:],
+    "blackwell": _WEIGHTS["blackwell"][1:],
+}
 # float32 is multiplied without tensor cores, which would round it.
 _FLOAT_FORWARD = (Tile(128, 64, 16, 8, 3, polynomial=0), Tile(64, 64, 16, 8, 3, polynomial=0))
 
@@ -151,8 +167,8 @@ _LONG_WIDE = {
 }
 _FLOAT_LONG = (Tile(128, 32, 16, 8, 3), Tile(64, 64, 16, 8, 3))
 
-# The scan of int8 codes: two sums for each cosine, lines of 128 codes. The narrow tiles are bound by
-# memory, and two or three programs fit on a processor: loads go on during epilogues.
+# The scan of int8 codes: two sums for each cosine, lines of 128 codes. The narrow tiles are bound
+# by memory, and two or three programs fit on a processor: loads go on during epilogues.
 _NARROW_CODES = (
     Tile(128, 32, 128, 4, 3, repeats=2, polynomial=0),
     Tile(128, 16, 128, 4, 3, repeats=2, polynomial=0),
@@ -221,8 +237,16 @@ def weights_tile(problem: Problem) -> Tile:
     """Tile of the weights kernel; a program owns one tile of weights."""
     if problem.dtype == torch.float32 and problem.arch != "interpreter":
         return _choose(_FLOAT_FORWARD, problem)
-    table = _DEMANDING_WEIGHTS if problem.demanding else _WEIGHTS
+    table = _LEARNED_WEIGHTS if problem.alpha is None else _WEIGHTS
     return _choose(table[problem.arch], problem)
+
+
+@tuned
+def rbf_tile(problem: Problem) -> Tile:
+    """Tile of the kernels of distances between single elements."""
+    if problem.dtype == torch.float32 and problem.arch != "interpreter":
+        return _choose(_FLOAT_FORWARD, problem)
+    return _choose(_WEIGHTS[problem.arch], problem)
 
 
 @tuned
