@@ -24,6 +24,7 @@ from divse.models.weights import read_tensors
 from divse.training import distributed
 from divse.training.acceleration import prepare
 from divse.training.config import TrainConfig
+from divse.training.loop import Trainer
 
 ROOT = Path(__file__).resolve().parent.parent
 CASES = {
@@ -122,6 +123,19 @@ def test_a_killed_run_of_two_processes_repeats_bit_for_bit(two):
     tensors, _ = read_tensors(folder / "whole" / "last.safetensors")
     states = [tensors[f"random.{number}.cpu"] for number in (0, 1)]
     assert not torch.equal(*states)
+
+
+def test_a_device_for_all_processes_is_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="got cuda:1 for several processes"):
+        distributed.join(torch.device("cuda:1"))
+
+
+def test_more_processes_than_pictures_are_refused(tmp_path, monkeypatch):
+    run = trainer(tmp_path)
+    monkeypatch.setattr(distributed, "processes", lambda: 5)
+    with pytest.raises(ValueError, match="got 4 pictures for 5 processes"):
+        Trainer(run.model, run.config, run.train, run.val, tmp_path, run.keep)
 
 
 def test_torchrun(tmp_path):

@@ -139,6 +139,13 @@ def test_a_run_may_take_the_fastest_kernels(tmp_path, monkeypatch, capsys):
         torch.set_float32_matmul_precision(before)
 
 
+def test_the_scenes_preset(tmp_path, capsys):
+    words = "--preset scenes --data.options pictures=8 --train.batch_size 4 --epochs 1"
+    train.main([*words.split(), "--train.device", "cpu", "--out", str(tmp_path)])
+    assert "epoch   1" in capsys.readouterr().out
+    assert DivSE.from_pretrained(tmp_path).config.image.encoder == "cnn"
+
+
 def test_the_captions_preset_on_frozen_encoders(tmp_path, capsys):
     data = tiny.write_captions(tmp_path / "data")
     bert = tiny.write_bert(tmp_path / "bert")

@@ -52,6 +52,10 @@ def join(device: torch.device) -> None:
     """Join the processes that torchrun started, if it did; from now on only the first prints."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         return
+    if device.index is not None:
+        raise ValueError(
+            f"train.device: got {device} for several processes, expected cuda: each takes its own"
+        )
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=PATIENCE)
     if rank():

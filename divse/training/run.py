@@ -30,9 +30,9 @@ def prepare_run(config: Config, resume: bool = False) -> tuple[Path, torch.devic
     try:
         check_encoders(config)
         check_impl(config, device)
+        distributed.join(device)
     except (ValueError, FileNotFoundError, ImportError) as error:
         sys.exit(f"train.py: {error}")
-    distributed.join(device)
     name = f"{config.data.name}-{datetime.now():%Y%m%d-%H%M%S}"
     folder = distributed.shared(Path(config.train.out or Path("runs") / name))
     held = distributed.shared((folder / SETTINGS).exists())
