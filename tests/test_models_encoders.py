@@ -131,6 +131,9 @@ def test_clip_and_siglip_on_both_sides(two_towers, frozen, tmp_path):
     pictures = [np.random.default_rng(i).integers(0, 256, (40, 40, 3), np.uint8) for i in range(2)]
     local = encoder.model.image.local(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
     assert local.values.shape == (1, 16, 16)  # patches without the class token
+    torch.testing.assert_close(
+        encoder.model.image.encoder.mean.flatten(), torch.tensor([0.48, 0.46, 0.41])
+    )
     encoder.save_pretrained(tmp_path)
     loaded = DivSE.from_pretrained(tmp_path)
     assert loaded.fingerprint == encoder.fingerprint
@@ -145,6 +148,14 @@ def test_clip_and_siglip_on_both_sides(two_towers, frozen, tmp_path):
 def test_a_vit_reads_its_own_size(two_towers):
     image = ImageConfig(encoder="transformer", name=str(two_towers), size=64)
     with pytest.raises(ValueError, match="--image.size 32"):
+        encoder_of(image)
+
+
+def test_a_vit_without_its_pixel_statistics_is_refused(two_towers, tmp_path):
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((two_towers / name).read_bytes())
+    image = ImageConfig(encoder="transformer", name=str(tmp_path), size=32)
+    with pytest.raises(FileNotFoundError, match="preprocessor_config.json"):
         encoder_of(image)
 
 

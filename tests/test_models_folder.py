@@ -106,7 +106,7 @@ def test_the_model_card(tmp_path):
     card = (tmp_path / "README.md").read_text()
     header = card.split("---")[1]
     assert "library_name: divse" in header and "image-text" in header
-    assert "sets of 2 unit vectors of 8 dimensions" in card and "similarity chamfer" in card
+    assert "sets of 2 unit vectors\nof 8 dimensions" in card and "similarity chamfer" in card
     settings = json.loads(card.split("```json")[1].split("```")[0])
     assert settings["model"]["k"] == 2 and "weights" not in settings["image"]
     compile(card.split("```python")[1].split("```")[0], "card", "exec")

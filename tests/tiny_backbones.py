@@ -1,5 +1,6 @@
 """Tiny random models of the real classes, and the settings that put them into a preset."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,8 @@ def write_clip(folder: Path, kind: str = "clip") -> Path:
         "clip": (CLIPConfig, CLIPModel),
         "siglip": (SiglipConfig, SiglipModel),
     }[kind]
+    pixels = {"image_mean": [0.48, 0.46, 0.41], "image_std": [0.27, 0.26, 0.28]}
+    (folder / "preprocessor_config.json").write_text(json.dumps(pixels))
     torch.manual_seed(3)
     model(shape(text_config=texts, vision_config=images)).save_pretrained(folder)
     return folder

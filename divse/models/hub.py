@@ -20,7 +20,8 @@ tags: [retrieval, multi-vector, image-text, divse]
 
 # {title}
 
-A two-tower model that embeds pictures{note} and captions as sets of {k} unit vectors of {dim} dimensions.
+A two-tower model that embeds pictures{note} and captions as sets of {k} unit vectors
+of {dim} dimensions.
 
 | | |
 |---|---|

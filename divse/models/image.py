@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -185,13 +186,17 @@ def pixel_statistics(name: str) -> tuple[Sequence[float], Sequence[float]]:
     """Mean and deviation of the pixels that a transformers vision model was trained with."""
     from transformers.image_processing_utils import BaseImageProcessor
 
+    folder = model_folder(name, "image.name")
     try:
         values, _ = BaseImageProcessor.get_image_processor_dict(
-            model_folder(name, "image.name"), local_files_only=True
+            folder, local_files_only=isinstance(folder, Path)
         )
-    except OSError:
-        return IMAGENET_MEAN, IMAGENET_STD
-    return values.get("image_mean", IMAGENET_MEAN), values.get("image_std", IMAGENET_STD)
+    except OSError as error:
+        raise FileNotFoundError(
+            f"image.name: {name} has no preprocessor_config.json, which says how its pixels are "
+            "normalised; it comes with the model, or write one with image_mean and image_std"
+        ) from error
+    return values["image_mean"], values["image_std"]
 
 
 @torch.no_grad()
