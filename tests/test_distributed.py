@@ -58,7 +58,7 @@ def worker(number, folder, port):
     found["draw"] = torch.rand(1)  # dropout draws from this generator
     found["gathered"] = gathered()
     torch.save(found, folder / f"{number}.pt")
-    settings = EXTRAS | {"train__checkpoint_steps": 3, "train__epochs": 2}
+    settings = EXTRAS | {"train__checkpoint_steps": 3, "train__epochs": 2, "train__sub_batch": 1}
     trainer(folder / "whole", **settings).fit()
     killed_after(5, trainer(folder / "killed", **settings))
     trainer(folder / "killed", **settings).fit()
