@@ -102,6 +102,13 @@ def score_weights(
     row, column = first_row + tile_m * M_SETS, first_column + tile_n * N_SETS
     if ALPHA_ON_DEVICE:
         alpha = tl.load(alpha).to(tl.float32)
+    m, n = row + tl.arange(0, M_SETS), column + tl.arange(0, N_SETS)
+    exist = (m < end_row)[:, None] & (n < end_column)[None, :]
+    if grad_score_ptr is not None:
+        # Before the products: Triton would otherwise lay out all that follows as it is loaded.
+        offsets = m.to(tl.int64)[:, None] * stride_score_row
+        offsets += n.to(tl.int64)[None, :] * stride_score_column
+        g = tl.load(grad_score_ptr + offsets, mask=exist, other=0.0)
     cosines, row_inside, column_inside = tile_cosines(
         row_ptr,
         None,
@@ -131,10 +138,8 @@ def score_weights(
         PAIR,
         LANE,
     )
-    m, n = row + tl.arange(0, M_SETS), column + tl.arange(0, N_SETS)
     row_sizes = set_sizes(None, row_lengths_ptr, m, end_row, K, ROW_RAGGED)
     column_sizes = set_sizes(None, column_lengths_ptr, n, end_column, L, COLUMN_RAGGED)
-    exist = (m < end_row)[:, None] & (n < end_column)[None, :]
     if grad_score_ptr is None:
         scores = reduce_cosines(
             cosines,
@@ -170,10 +175,6 @@ def score_weights(
             tl.minimum(m, end_row - 1),
             tl.minimum(n, end_column - 1),
         )
-    else:
-        offsets = m.to(tl.int64)[:, None] * stride_score_row
-        offsets += n.to(tl.int64)[None, :] * stride_score_column
-        g = tl.load(grad_score_ptr + offsets, mask=exist, other=0.0)
     if scale_ptr is not None:
         g *= tl.load(scale_ptr)
     weights = tile_weights(
