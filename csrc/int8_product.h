@@ -22,8 +22,9 @@ struct CodeRows {
     std::int64_t stride, count;
 };
 
-// Bytes ahead of the elements in work that are fetched, as in dot.h.
-constexpr std::int64_t fetched_ahead_codes = 1024;
+// Bytes ahead of the elements in work that are fetched, into the second cache (see dot.h: fp32).
+constexpr std::int64_t fetched_ahead_codes = 8192;
+constexpr int codes_locality = 2;
 
 // One step of the inner products of Rows query rows and as many elements as fill a register.
 // Inlined always, else the sums would not stay in registers.
@@ -37,7 +38,7 @@ template <class I, int Rows, class Load>
 #pragma GCC unroll 16
     for (int e = 0; e < Elements; ++e) {
         lanes[e] = load(elements[e] + d);
-        __builtin_prefetch(elements[e] + d + fetched_ahead_codes);
+        __builtin_prefetch(elements[e] + d + fetched_ahead_codes, 0, codes_locality);
     }
 #pragma GCC unroll 4
     for (int r = 0; r < Rows; ++r) {
