@@ -152,6 +152,7 @@ def test_refusals_of_files(capsys, tmp_path, content, expected):
         "--data.name captions",
         "--loss.log_mean true --loss.similarity mil",
         "--train.batch_size 1",
+        "--train.sync_batchnorm true --train.sub_batch 2",
     ],
 )
 def test_impossible_combinations(capsys, words):

@@ -137,6 +137,10 @@ IMPOSSIBLE: list[Rule] = [
         lambda c: c.train.batch_size < 2,
         "train.batch_size must be at least 2: a batch of one picture has no negatives",
     ),
+    (
+        lambda c: c.train.sync_batchnorm and bool(c.train.sub_batch),
+        "train.sync_batchnorm joins whole parts of a batch: leave train.sub_batch at 0",
+    ),
 ]
 
 # setting -> (smallest, largest) valid value
