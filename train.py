@@ -73,5 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 if __name__ == "__main__":
     try:
         main()
+    except FileNotFoundError as error:
+        sys.exit(f"train.py: {error}")
     except KeyboardInterrupt:
         sys.exit("\ntrain.py: stopped; --resume RUN continues from the last checkpoint")

@@ -43,6 +43,17 @@ def model_folder(path: str, setting: str = "text.path") -> str | Path:
     )
 
 
+def transformers_config(path: str, setting: str) -> Any:
+    """Read the configuration of a transformers model, which shows that it is there."""
+    from transformers import AutoConfig
+
+    folder = model_folder(path, setting)
+    try:
+        return AutoConfig.from_pretrained(folder, local_files_only=isinstance(folder, Path))
+    except OSError as error:
+        raise not_there(setting, path, f"hf download {folder} --local-dir FOLDER", error) from None
+
+
 def transformers_model(
     path: str, part: str, pretrained: bool, setting: str
 ) -> tuple[nn.Module, Any]:
@@ -50,22 +61,20 @@ def transformers_model(
 
     Of a model with two towers (CLIP, SigLIP) only `part` is kept: text_model or vision_model.
     """
-    from transformers import AutoConfig, AutoModel
+    from transformers import AutoModel
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # local weights are read in a moment
-    folder = model_folder(path, setting)
-    local = {"local_files_only": isinstance(folder, Path)}
+    config, folder = transformers_config(path, setting), model_folder(path, setting)
+    model: Any
+    if not pretrained:
+        model = AutoModel.from_config(config)
+        return getattr(model, part, model), config
     try:
-        config = AutoConfig.from_pretrained(folder, **local)
-        model: Any
-        if pretrained:
-            model = AutoModel.from_pretrained(folder, **local).float()
-        else:
-            model = AutoModel.from_config(config)
+        model = AutoModel.from_pretrained(folder, local_files_only=isinstance(folder, Path))
     except OSError as error:
         raise not_there(setting, path, f"hf download {folder} --local-dir FOLDER", error) from None
-    return getattr(model, part, model), config
+    return getattr(model, part, model).float(), config
 
 
 def timm_model(

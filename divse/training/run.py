@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from divse.data import DATASETS, SPLITS, ImageTextData
-from divse.models.pretrained import model_folder, weights_file
+from divse.models.pretrained import transformers_config, weights_file
 from divse.models.weights import write_json
 from divse.models.word_vectors import vectors_file
 from divse.similarity import explain
@@ -100,9 +100,9 @@ def check_encoders(config: Config) -> None:
     if config.image.weights:
         weights_file(config.image.weights)
     if config.image.encoder == "transformer":
-        model_folder(config.image.name, "image.name")
+        transformers_config(config.image.name, "image.name")
     if config.text.encoder == "transformer":
-        model_folder(config.text.path)
+        transformers_config(config.text.path, "text.path")
     if config.text.vectors:
         vectors_file(config.text.vectors)
 
