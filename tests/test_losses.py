@@ -8,7 +8,14 @@ from divse import SIMILARITIES
 from divse.models import SetOutput
 from divse.training.batch_scores import DenseScores, positive_mask
 from divse.training.config import LossConfig
-from divse.training.losses import LOSSES, SPARSE, diversity, mmd, ranking_loss, set_loss
+from divse.training.losses import (
+    LOSSES,
+    LossParts,
+    diversity,
+    mmd,
+    ranking_loss,
+    set_loss,
+)
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 GOLDEN = {
@@ -118,30 +125,88 @@ def step(positives, config, impl):
     return [*(part.detach() for part in parts), images.sets.grad, texts.sets.grad]
 
 
+PICTURES = torch.tensor([0, 0, 0, 1, 2, 2, 3, 4, 4, 5, 7, 7] * 2, device=DEVICE)
+MINED = ("triplet", "soft_triplet")  # losses of the hardest negatives alone
+
+
+def assert_equal_steps(got, expected):
+    """MMD is less exact: `torch.cdist` finds an element at some distance of itself."""
+    for place, (a, b) in enumerate(zip(got, expected, strict=True)):
+        slack = 1e-5 if place == LossParts._fields.index("mmd") else 1e-6
+        torch.testing.assert_close(a, b, atol=slack, rtol=1e-5)
+
+
 @pytest.mark.parametrize("margin", [0.02, 0.2, 1.0])
-@pytest.mark.parametrize("name", SPARSE)
+@pytest.mark.parametrize("name", MINED)
 def test_few_scores_give_the_loss_and_gradients_of_all(name, margin):
     """Pictures of no, one and several captions; hinges that are open and that are shut."""
     kernels = pytest.importorskip("divse_kernels")
-    pictures = torch.tensor([0, 0, 0, 1, 2, 2, 3, 4, 4, 5, 7, 7] * 2, device=DEVICE)
     config = LossConfig(name=name, margin=margin)
     before = kernels.launches["mine_hardest_negatives"]
-    few = step(pictures, config, "triton")
+    few = step(PICTURES, config, "triton")
     assert kernels.launches["mine_hardest_negatives"] == before + 1
-    everything = step(pictures, config, "reference")
-    mask = step(positive_mask(pictures, 9), config, "triton")  # all scores by the kernels
+    everything = step(PICTURES, config, "reference")
+    mask = step(positive_mask(PICTURES, 9), config, "triton")  # all scores by the kernels
     assert kernels.launches["mine_hardest_negatives"] == before + 1
-    for a, b, c in zip(few, everything, mask, strict=True):
-        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
-        torch.testing.assert_close(c, b, atol=1e-6, rtol=1e-5)
+    assert_equal_steps(few, everything)
+    assert_equal_steps(mask, everything)
 
 
+@pytest.mark.parametrize("temperature", [0.02, 0.2])
+@pytest.mark.parametrize("name", [name for name in LOSSES if name not in MINED])
+def test_log_sum_exps_by_tile_give_the_loss_and_gradients_of_all_scores(name, temperature):
+    """Neither scores nor distances are held: a launch of each kernel that makes them in tiles."""
+    kernels = pytest.importorskip("divse_kernels")
+    config = LossConfig(name=name, temperature=temperature)
+    kernels.launches.clear()
+    tiled = step(PICTURES, config, "triton")
+    assert kernels.launches["row_column_lse"] == 1 and kernels.launches["score_weights"] == 1
+    assert kernels.launches["rbf_sums"] == kernels.launches["rbf_weights"] == 3
+    assert not kernels.launches["smooth_chamfer_forward"]
+    assert_equal_steps(tiled, step(PICTURES, config, "reference"))
+
+
+@pytest.mark.parametrize("name", ["triplet", "info_nce"])
+@pytest.mark.parametrize("similarity", ["chamfer", "maxsim", "mil"])
+def test_tiles_serve_other_similarities(name, similarity):
+    pytest.importorskip("divse_kernels")
+    config = LossConfig(name=name, similarity=similarity, temperature=0.5)
+    assert_equal_steps(*(step(PICTURES, config, impl) for impl in ("triton", "reference")))
+
+
+@pytest.mark.parametrize("name", ["triplet", "lse_triplet"])
+def test_a_learned_alpha_gets_the_same_gradient(name):
+    pytest.importorskip("divse_kernels")
+    found = []
+    for impl in ("triton", "reference"):
+        alpha = torch.tensor(16.0, device=DEVICE, requires_grad=True)
+        learned = {"alpha": alpha}
+        images, texts = side(9, 0), side(24, 1)
+        config = LossConfig(name=name, margin=1.0)
+        parts = set_loss(images, texts, PICTURES, config, impl=impl, learned=learned)
+        parts.total.backward()
+        found.append([parts.total.detach(), alpha.grad, images.sets.grad, texts.sets.grad])
+    assert_equal_steps(*found)
+
+
+def test_what_is_not_asked_for_costs_nothing():
+    kernels = pytest.importorskip("divse_kernels")
+    kernels.launches.clear()
+    images, texts = side(9, 0), side(24, 1)
+    config = LossConfig(name="info_nce", mmd=0.0)
+    parts = set_loss(images, texts, PICTURES, config, impl="triton", recall=False)
+    assert parts.recall.isnan() and parts.mmd == 0
+    assert set(kernels.launches) == {"row_column_lse", "score_pairs"}
+
+
+@pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("impl", ["reference", "triton"])
-def test_a_batch_without_negatives(impl):
+def test_a_batch_without_negatives(impl, name):
     pytest.importorskip("divse_kernels")
     pictures = torch.zeros(3, dtype=torch.int64, device=DEVICE)
     images, texts = side(1, 0), side(3, 1)
-    parts = set_loss(images, texts, pictures, LossConfig(mmd=0.0, diversity=0.0), impl=impl)
+    config = LossConfig(name=name, mmd=0.0, diversity=0.0)
+    parts = set_loss(images, texts, pictures, config, impl=impl)
     parts.total.backward()
     assert parts.ranking == 0 and parts.recall == 1
     assert images.sets.grad.eq(0).all() and texts.sets.grad.eq(0).all()

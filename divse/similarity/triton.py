@@ -13,7 +13,11 @@ from divse.similarity import blocked
 from divse.similarity.inputs import Sets
 from divse.similarity.table import Similarity
 
-_OPERATIONS = frozenset({"scores", "pairs", "candidates", "search", "hardest_negatives"})
+#: Log-sum-exps are for training, which takes all scores where these kernels cannot serve.
+_OPERATIONS = frozenset(
+    {"scores", "pairs", "candidates", "search", "hardest_negatives", "log_sum_exps"}
+)
+_ANY_GRADIENT = frozenset({"pairs", "hardest_negatives", "log_sum_exps"})
 
 
 def why_not(operation: str, queries: Sets, gallery: Sets, similarity: Similarity) -> str | None:
@@ -29,7 +33,7 @@ def why_not(operation: str, queries: Sets, gallery: Sets, similarity: Similarity
     differentiable = queries.values.requires_grad or gallery.values.requires_grad
     differentiable = differentiable and torch.is_grad_enabled()
     if differentiable:
-        if similarity.name != "smooth_chamfer" and operation != "pairs":
+        if similarity.name != "smooth_chamfer" and operation not in _ANY_GRADIENT:
             return f"it has no gradient for {similarity.name}"
         if operation == "candidates":
             return "it has no gradient for candidates"
@@ -210,3 +214,36 @@ def hardest_negatives(
         **parameters,
     )
     return found
+
+
+def log_sum_exps(
+    queries: Sets,
+    gallery: Sets,
+    query_groups: Tensor,
+    gallery_groups: Tensor,
+    temperature: float,
+    similarity: Similarity,
+    parameters: dict[str, Any],
+) -> tuple[Tensor, Tensor]:
+    """logsumexp(scores / temperature) over sets of another group, (B,) and (N,); differentiable."""
+    import divse_kernels
+
+    found: tuple[Tensor, Tensor] = divse_kernels.row_column_lse(
+        *_one_dtype(queries.values, gallery.values),
+        query_groups,
+        gallery_groups,
+        temperature=temperature,
+        query_lengths=queries.lengths,
+        gallery_lengths=gallery.lengths,
+        similarity=similarity.name,
+        **parameters,
+    )
+    return found
+
+
+def rbf_mean(x: Tensor, y: Tensor) -> Tensor:
+    """Mean of exp(-|x - y| / 2) over all pairs of elements (P, D) and (Q, D); differentiable."""
+    import divse_kernels
+
+    result: Tensor = divse_kernels.rbf_mean(*(_one_dtype(x, y) if y is not x else (x,)))
+    return result

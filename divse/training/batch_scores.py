@@ -1,13 +1,16 @@
-"""What ranking losses ask of the scores of a batch, from all of them or from few.
+"""What ranking losses ask of the scores of a batch, from all of them or without storing any.
 
-`DenseScores` holds all scores of I pictures and T captions. `HardestScores` mines the hardest
-negatives without storing any and scores only the pairs that a loss touches, at most I + 2 T, with a
-backward pass over them alone: memory grows with I + T. Both give equal values and gradients, except
-that of equally hard negatives the dense scores share the gradient and mining takes the first.
+`DenseScores` holds all scores of I pictures and T captions. `TiledScores` computes them tile by
+tile and keeps what a loss asks for: the hardest negatives, mined, with a backward pass over the
+pairs that the loss touches alone, at most I + 2 T; or log-sum-exps of all negatives, with a
+backward pass that computes the scores again. Its memory grows with I + T. Both give equal values
+and gradients, except that of equally hard negatives the dense scores share the gradient and mining
+takes the first.
 """
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -31,6 +34,13 @@ def positive_mask(positives: Tensor, pictures: int) -> Tensor:
     if positives.ndim == 2:
         return positives
     return torch.arange(pictures, device=positives.device)[:, None] == positives
+
+
+class LogOdds(NamedTuple):
+    """Of the negatives against the positives, for the pictures and the captions that have any."""
+
+    to_text: Tensor
+    to_image: Tensor
 
 
 class DenseScores:
@@ -62,14 +72,21 @@ class DenseScores:
             temperature * negatives.logsumexp(dim=0)[self.columns],
         )
 
+    def log_odds(self, temperature: float) -> LogOdds:
+        """Log-sum-exps of scores / temperature of negatives, less those of positives."""
+        negatives = self.negatives() / temperature
+        right = self.scores.masked_fill(~self.positives, float("-inf")) / temperature
+        odds = (negatives.logsumexp(dim) - right.logsumexp(dim) for dim in (1, 0))
+        return LogOdds(*(x[self.positives.any(dim)] for x, dim in zip(odds, (1, 0), strict=True)))
+
     def recall(self) -> Tensor:
         """Share of captions whose best picture is a positive."""
         best = self.scores.detach().argmax(dim=0)
         return self.positives.gather(0, best[None]).float().mean()
 
 
-class HardestScores:
-    """Positives and hardest negatives of pictures and captions, `pictures[t]` (T,) that of t."""
+class TiledScores:
+    """Scores of pictures and captions that are never stored, `pictures[t]` (T,) that of t."""
 
     def __init__(
         self,
@@ -79,19 +96,11 @@ class HardestScores:
         similarity: Similarity,
         parameters: dict[str, Any],
     ) -> None:
-        given: dict[str, Any] = {"similarity": similarity, "parameters": parameters}
-        rows, columns = (
+        self.images, self.texts, self.pictures = images, texts, pictures
+        self.given: dict[str, Any] = {"similarity": similarity, "parameters": parameters}
+        self.rows, self.columns = (
             torch.arange(len(sets.values), device=pictures.device) for sets in (images, texts)
         )
-        with torch.no_grad():
-            to_text, to_image = dispatch.run(
-                "hardest_negatives", "triton", images, texts, rows, pictures, 1, **given
-            )
-        first = torch.cat([pictures, rows, to_image[:, 0]])
-        second = torch.cat([columns, to_text[:, 0], columns])
-        scores = dispatch.run("pairs", "triton", images, texts, ids=(first, second), **given)
-        self.found = scores.split([len(columns), len(rows), len(columns)])
-        self.pictures = pictures
 
     @staticmethod
     def why_not(images: Sets, texts: Sets, positives: Tensor, similarity: Similarity) -> str | None:
@@ -101,17 +110,74 @@ class HardestScores:
         backend = dispatch.BACKENDS["triton"]
         reasons = (
             backend.why_not(operation, images, texts, similarity)
-            for operation in ("pairs", "scores")
+            for operation in ("pairs", "hardest_negatives", "log_sum_exps")
         )
         return next((reason for reason in reasons if reason), None)
+
+    def pairs(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """Scores (P,) of pictures `rows` with captions `columns`."""
+        found: Tensor = self.run("pairs", ids=(rows, columns))
+        return found
+
+    def run(self, operation: str, *arguments: Any, **more: Any) -> Any:
+        """Run an operation on both sides."""
+        more |= self.given
+        return dispatch.run(operation, "triton", self.images, self.texts, *arguments, **more)
+
+    @cached_property
+    def found(self) -> list[Tensor]:
+        """Scores of positives (T,), of pictures' hardest negatives (I,) and of captions' (T,)."""
+        with torch.no_grad():
+            to_text, to_image = self.run("hardest_negatives", self.rows, self.pictures, 1)
+        first = torch.cat([self.pictures, self.rows, to_image[:, 0]])
+        second = torch.cat([self.columns, to_text[:, 0], self.columns])
+        counts = [len(self.columns), len(self.rows), len(self.columns)]
+        return list(torch.split(self.pairs(first, second), counts))
 
     def hardest(self) -> Hardest:
         """Positives and their hardest negatives."""
         positives, of_pictures, of_captions = self.found
         return Hardest(positives, of_pictures[self.pictures], of_captions)
 
+    def log_sum_exps(self, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Positives (T,); logsumexp(negatives / temperature) of pictures (I,), of captions (T,)."""
+        groups = self.rows, self.pictures
+        of_pictures, of_captions = self.run("log_sum_exps", *groups, temperature)
+        return self.pairs(self.pictures, self.columns), of_pictures, of_captions
+
+    def smoothest(self, temperature: float) -> Hardest:
+        """Positives, and temperature * logsumexp(negatives / temperature)."""
+        positives, of_pictures, of_captions = self.log_sum_exps(temperature)
+        return Hardest(
+            positives, temperature * of_pictures[self.pictures], temperature * of_captions
+        )
+
+    def log_odds(self, temperature: float) -> LogOdds:
+        """Log-sum-exps of scores / temperature of negatives, less those of positives."""
+        positives, of_pictures, of_captions = self.log_sum_exps(temperature)
+        right = positives / temperature
+        table = by_group(right, self.pictures, len(self.rows))
+        shown = (table > float("-inf")).any(1)
+        return LogOdds(of_pictures[shown] - table[shown].logsumexp(1), of_captions - right)
+
     def recall(self) -> Tensor:
-        """Share of captions that no other picture scores better for than their own."""
+        """Share of captions that no other picture scores better for than their own.
+
+        After a loss of hardest negatives it costs nothing, after another one a pass of mining.
+        """
         positives, _, of_captions = (scores.detach() for scores in self.found)
         found: Tensor = (positives >= of_captions).float().mean()
         return found
+
+
+def by_group(values: Tensor, groups: Tensor, count: int) -> Tensor:
+    """Values (T,) in rows (count, most in a group) by their group, -inf where there are fewer.
+
+    Unlike a sum by index, rows are summed in one order, so that results repeat.
+    """
+    order = groups.argsort(stable=True)
+    sizes = groups.bincount(minlength=count)
+    place = torch.arange(len(groups), device=groups.device)
+    place = place - (sizes.cumsum(0) - sizes)[groups[order]]
+    table = values.new_full((count, int(sizes.max())), float("-inf"))
+    return table.index_put((groups[order], place), values[order])

@@ -1,15 +1,15 @@
 """Losses of a batch of pictures and all their captions (conventions of DivE, CVPR 2023).
 
 Shapes: I pictures, T captions, K elements, D dimensions. Positives are the picture of each caption
-(T,), or (I, T) bool where a caption fits several. On a GPU, losses that ask for hardest negatives
-alone never hold the scores (batch_scores.py); on a CPU all losses do.
+(T,), or (I, T) bool where a caption fits several. On a GPU neither scores nor distances are ever
+held (batch_scores.py), unless positives are a mask; on a CPU they are.
 
     total = ranking(scores) + mmd_weight * MMD + diversity_weight * diversity
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -17,12 +17,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from divse.models import SetOutput
-from divse.similarity import score
-from divse.similarity.dispatch import choose
+from divse.similarity import score, triton
 from divse.similarity.inputs import Sets
 from divse.similarity.table import get_similarity
-from divse.training.batch_scores import DenseScores, Hardest, HardestScores, positive_mask
+from divse.training.batch_scores import DenseScores, Hardest, TiledScores, positive_mask
 from divse.training.config import LossConfig
+
+Scores = DenseScores | TiledScores
 
 
 def _triplet(found: Hardest, margin: float) -> Tensor:
@@ -37,7 +38,7 @@ def _soft(found: Hardest, temperature: float) -> Tensor:
     return to_text.mean() + to_image.mean()
 
 
-def triplet(batch: DenseScores | HardestScores, config: LossConfig) -> Tensor:
+def triplet(batch: Scores, config: LossConfig) -> Tensor:
     """Hinge loss against the hardest negative, mean over positive pairs, both ways.
 
     Image to text: each caption of a picture is a positive of its own, against the hardest caption
@@ -46,17 +47,17 @@ def triplet(batch: DenseScores | HardestScores, config: LossConfig) -> Tensor:
     return _triplet(batch.hardest(), config.margin)
 
 
-def soft_triplet(batch: DenseScores | HardestScores, config: LossConfig) -> Tensor:
+def soft_triplet(batch: Scores, config: LossConfig) -> Tensor:
     """Soft margin: log(1 + exp((hardest negative - positive) / temperature)), means as above."""
     return _soft(batch.hardest(), config.temperature)
 
 
-def lse_triplet(batch: DenseScores, config: LossConfig) -> Tensor:
+def lse_triplet(batch: Scores, config: LossConfig) -> Tensor:
     """The triplet loss against a smooth maximum of all negatives: t * logsumexp(scores / t)."""
     return _triplet(batch.smoothest(config.temperature), config.margin)
 
 
-def info_nce(batch: DenseScores, config: LossConfig) -> Tensor:
+def info_nce(batch: Scores, config: LossConfig) -> Tensor:
     """Cross-entropy of every positive pair against all candidates, mean over pairs, both ways.
 
     A picture's other captions do not count as negatives of a caption.
@@ -64,43 +65,52 @@ def info_nce(batch: DenseScores, config: LossConfig) -> Tensor:
     return _soft(batch.smoothest(config.temperature), config.temperature)
 
 
-def info_nce_any(batch: DenseScores, config: LossConfig) -> Tensor:
+def info_nce_any(batch: Scores, config: LossConfig) -> Tensor:
     """Cross-entropy of finding any positive: -log of the probability that falls on positives.
 
     Unlike `info_nce` it lets a picture be found by its clearest caption alone.
     """
-    logits = batch.scores / config.temperature
-    right = logits.masked_fill(~batch.positives, float("-inf"))
-    to_text = logits.logsumexp(dim=1) - right.logsumexp(dim=1)
-    to_image = logits.logsumexp(dim=0) - right.logsumexp(dim=0)
-    return to_text.mean() + to_image.mean()
+    odds = batch.log_odds(config.temperature)
+    return F.softplus(odds.to_text).mean() + F.softplus(odds.to_image).mean()
 
 
-#: Losses that only ask for hardest negatives, so that few pairs will do.
-SPARSE = {"triplet": triplet, "soft_triplet": soft_triplet}
-DENSE = {"lse_triplet": lse_triplet, "info_nce": info_nce, "info_nce_any": info_nce_any}
-LOSSES = [*SPARSE, *DENSE]
+_LOSSES = {
+    "triplet": triplet,
+    "soft_triplet": soft_triplet,
+    "lse_triplet": lse_triplet,
+    "info_nce": info_nce,
+    "info_nce_any": info_nce_any,
+}
+LOSSES = list(_LOSSES)
 
 
-def ranking_loss(name: str, batch: DenseScores | HardestScores, config: LossConfig) -> Tensor:
+def ranking_loss(name: str, batch: Scores, config: LossConfig) -> Tensor:
     """The loss called `name`."""
-    if name in SPARSE:
-        return SPARSE[name](batch, config)
-    assert isinstance(batch, DenseScores), f"{name} needs all scores"
-    return DENSE[name](batch, config)
+    return _LOSSES[name](batch, config)
 
 
-def mmd(images: Tensor, texts: Tensor) -> Tensor:
+def mmd(images: Tensor, texts: Tensor, impl: str = "auto") -> Tensor:
     """Maximum mean discrepancy of the elements of (I, K, D) and (T, K, D), RBF exp(-d / 2).
 
-    d is the unsquared distance, as in the published code.
+    d is the unsquared distance, as in the published code. With impl "triton", or "auto" on a GPU,
+    no distance is ever held.
     """
     x, y = images.flatten(0, 1), texts.flatten(0, 1)
-
-    def kernel(a: Tensor, b: Tensor) -> Tensor:
-        return torch.exp(-0.5 * torch.cdist(a, b)).mean()
-
+    kernel = _mean_kernel(x, y, impl)
     return kernel(x, x) - 2 * kernel(x, y) + kernel(y, y)
+
+
+def _mean_kernel(x: Tensor, y: Tensor, impl: str) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return what computes the mean of the RBF kernel over all pairs of elements."""
+    if impl == "triton" or (impl == "auto" and x.is_cuda):
+        sides = Sets(x[:, None], None), Sets(y[:, None], None)
+        # For distances the kernels have the limits that they have for pairs of sets.
+        reason = triton.why_not("pairs", *sides, get_similarity("smooth_chamfer"))
+        if reason is None:
+            return triton.rbf_mean
+        if impl == "triton":
+            raise ValueError(f'impl="triton" cannot serve MMD: {reason}')
+    return lambda a, b: torch.exp(-0.5 * torch.cdist(a, b)).mean()
 
 
 def diversity(slots: Tensor) -> Tensor:
@@ -119,7 +129,10 @@ def diversity(slots: Tensor) -> Tensor:
 
 
 class LossParts(NamedTuple):
-    """The total, its unweighted parts, and text-to-image R@1 within the batch, all ()."""
+    """The total, its unweighted parts, and text-to-image R@1 within the batch, all ().
+
+    MMD is 0 where its weight is, and R@1 is NaN where it was not asked for.
+    """
 
     total: Tensor
     ranking: Tensor
@@ -137,6 +150,7 @@ def set_loss(
     name: str = "",
     impl: str = "auto",
     learned: Mapping[str, Tensor] | None = None,
+    recall: bool = True,
 ) -> LossParts:
     """Loss of a batch.
 
@@ -148,33 +162,36 @@ def set_loss(
         name: A loss to take instead of the configured one (warm-up).
         impl: Implementation of the similarity.
         learned: Parameters of the similarity that the model learns.
+        recall: Find R@1; where no scores are held, a loss of all of them pays one more product.
 
     """
     name = name or config.name
     options = similarity_options(config) | dict(learned or {})
-    batch = batch_scores(name, images.sets, texts.sets, positives, options, impl)
+    batch = batch_scores(images.sets, texts.sets, positives, options, impl)
     ranking = ranking_loss(name, batch, config)
-    discrepancy = mmd(images.sets, texts.sets)
+    discrepancy = ranking.new_zeros(())
+    if config.mmd:
+        discrepancy = mmd(images.sets, texts.sets, impl)
     spread = diversity(images.slots) + diversity(texts.slots)
     total = ranking + config.mmd * discrepancy + config.diversity * spread
-    return LossParts(total, ranking, discrepancy, spread, batch.recall())
+    found = batch.recall() if recall else ranking.new_full((), float("nan"))
+    return LossParts(total, ranking, discrepancy, spread, found)
 
 
 def batch_scores(
-    name: str,
     images: Tensor,
     texts: Tensor,
     positives: Tensor,
     options: Mapping[str, Any],
     impl: str,
-) -> DenseScores | HardestScores:
-    """Few scores where the loss and the implementation can do with them, or else all."""
+) -> Scores:
+    """Scores tile by tile where the Triton kernels serve, or else all of them."""
     sides = Sets(images, None), Sets(texts, None)
     similarity = get_similarity(options["similarity"])
-    few = name in SPARSE and choose("scores", impl, *sides, similarity).impl == "triton"
-    if few and HardestScores.why_not(*sides, positives, similarity) is None:
+    tiled = impl == "triton" or (impl == "auto" and images.is_cuda)
+    if tiled and TiledScores.why_not(*sides, positives, similarity) is None:
         parameters = {k: v for k, v in options.items() if k != "similarity"}
-        return HardestScores(*sides, positives, similarity, parameters)
+        return TiledScores(*sides, positives, similarity, parameters)
     scores = score(images, texts, unit_norm=False, impl=impl, **options)
     return DenseScores(scores, positive_mask(positives, len(images)))
 
