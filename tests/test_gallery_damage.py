@@ -3,6 +3,8 @@
 import contextlib
 import json
 import shutil
+import threading
+import time
 
 import hypothesis
 import numpy as np
@@ -48,6 +50,71 @@ def test_disk_that_fails_leaves_the_old_state(tmp_path, monkeypatch, name, failu
     assert sorted(tmp_path.rglob("*")) == before
     assert Gallery.open(gallery.path).manifest == gallery.manifest
     OPERATIONS[name](gallery).verify()
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_second_interrupt_during_a_commit_removes_nothing(tmp_path, monkeypatch, name):
+    gallery = Gallery.create(tmp_path / "g", sets()).add(sets(2, seed=4))
+    path = tmp_path / "new" if name == "create" else gallery.path
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as twice, pytest.raises(KeyboardInterrupt):
+        twice.setattr("divse.search.durable.sync_folder", _after_rename(path, interrupt))
+        twice.setattr("divse.search.writer.is_state", interrupt)
+        OPERATIONS[name](gallery)
+    after = Gallery.open(path)
+    after.verify()
+    assert after.manifest.generation == (1 if name == "create" else 3)
+
+
+def _after_rename(folder, interrupt):
+    """A flush of folders that is interrupted once the manifest was replaced."""
+    manifest = folder / "manifest.json"
+    before = manifest.stat().st_ino if manifest.exists() else None
+
+    def sync_folder(path):
+        if path == folder and manifest.exists() and manifest.stat().st_ino != before:
+            interrupt()
+
+    return sync_folder
+
+
+def test_build_that_fails_leaves_another_build_alone(tmp_path):
+    """The second builder waits for the lock; the first one's failure must not remove its work."""
+    path, begun, made = tmp_path / "g", threading.Event(), []
+
+    def failing():
+        yield sets(3)
+        begun.set()
+        time.sleep(0.3)
+        raise RuntimeError("no more")
+
+    def build():
+        begun.wait()
+        made.append(Gallery.create(path, sets(7)))
+
+    other = threading.Thread(target=build)
+    other.start()
+    with pytest.raises(RuntimeError, match="no more"):
+        Gallery.create(path, failing())
+    other.join()
+    assert len(made) == 1 and len(Gallery.open(path)) == 7
+    Gallery.open(path).verify()
+
+
+def test_nothing_outside_is_removed_through_a_link(tmp_path):
+    outside = tmp_path / "mine"
+    outside.mkdir()
+    (outside / "letter.txt").touch()
+    gallery = Gallery.create(tmp_path / "g", sets())
+    (gallery.path / "index-00000000").symlink_to(outside)
+    index = {"name": "index-00000000", "spec": "Flat", "files": {}, "automatic": True}
+    edit_manifest(gallery.path, index=index)
+    with contextlib.suppress(GalleryError):
+        Gallery.open(gallery.path).remove([0])
+    assert (outside / "letter.txt").exists()
 
 
 def test_two_writers_wait_for_each_other(tmp_path, monkeypatch):

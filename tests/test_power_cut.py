@@ -51,14 +51,15 @@ def check(left, allowed, ids, tidy):
 
 
 def test_every_moment_of_every_operation(tmp_path):
-    root = tmp_path / "g"
-    root.mkdir()
+    top = tmp_path / "top"
+    top.mkdir()
+    root = top / "galleries" / "g"  # neither folder is there: their names may be lost as well
     ids, steps, states = {}, 0, 0
 
     def on_step():
         nonlocal steps
         steps += 1
-        for tree in power_cut.cuts(recorder.disk, root, steps):
+        for tree in power_cut.cuts(recorder.disk, top, steps):
             pending[repr(tree)] = tree
 
     def check_pending(allowed):
@@ -69,12 +70,12 @@ def test_every_moment_of_every_operation(tmp_path):
             patch.setattr("os.fsync", lambda descriptor: None)  # these folders need not last
             for tree in pending.values():
                 states += 1
-                left = power_cut.write_tree(tree, tmp_path / str(states))
+                left = power_cut.write_tree(tree, tmp_path / str(states)) / "galleries" / "g"
                 check(left, allowed, ids, tidy=states % 5 == 0)
         pending.clear()
 
     pending = {}
-    with power_cut.recorded(root, on_step) as recorder:
+    with power_cut.recorded(top, on_step) as recorder:
         for _, operation in history():
             before = state(root)
             gallery = operation(root)
@@ -86,17 +87,49 @@ def test_every_moment_of_every_operation(tmp_path):
     assert steps > 150 and states > 200
 
 
+def test_power_cut_after_an_interrupted_writer_and_another_one(tmp_path):
+    """The second writer tidies up after a state that the first one may not have flushed."""
+    root = tmp_path / "g"
+    root.mkdir()
+    trees = {}
+
+    def on_step():
+        for tree in power_cut.cuts(recorder.disk, root, len(trees)):
+            trees[repr(tree)] = tree
+
+    with power_cut.recorded(root, lambda: on_step()) as recorder:
+        Gallery.create(root, sets(6, 0), list("abcdef")).add(sets(2, 1), ["g", "h"]).remove(["a"])
+        trees.clear()
+        real, seen = power_cut.durable.sync_folder, []
+
+        def interrupted(path):
+            seen.append(path)
+            if path == root and (root / FILE_NAME).stat().st_ino != before:
+                raise KeyboardInterrupt
+            real(path)
+
+        before = (root / FILE_NAME).stat().st_ino
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(power_cut.durable, "sync_folder", interrupted)
+            Gallery.open(root).compact()
+        Gallery.open(root).add(sets(1, 2), ["i"])
+    for number, tree in enumerate(trees.values()):
+        gallery = Gallery.open(power_cut.write_tree(tree, tmp_path / str(number)))
+        gallery.verify()
+        assert gallery.ids.tolist() in (list("bcdefgh"), list("bcdefghi"))
+
+
 NAMES = ("make_folder", "open_new", "close_durably", "rename", "sync_folder", "remove")
 REAL = {name: getattr(power_cut.durable, name) for name in NAMES}
 
 
-def test_the_model_finds_a_missing_flush(tmp_path, monkeypatch):
+def test_the_model_finds_a_missing_flush(tmp_path):
     """Without the flush of the folder before the manifest is replaced, states are lost."""
     root = tmp_path / "g"
     root.mkdir()
     left = []
-    with power_cut.recorded(root, lambda: None) as recorder:
-        monkeypatch.setattr(power_cut.durable, "sync_folder", lambda path: None)
+    with power_cut.recorded(root, lambda: None) as recorder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(power_cut.durable, "sync_folder", lambda path: None)
         Gallery.create(root, sets(3, 0))
         left.extend(power_cut.cuts(recorder.disk, root, 1, draws=20))
     broken = 0

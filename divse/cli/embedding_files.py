@@ -1,6 +1,7 @@
 """Embeddings and ids from files: .npy, .safetensors and Parquet, read as a stream.
 
-.npy           (N, K, D); (N, D) for sets of one element; or packed (elements, D) with lengths
+.npy           (N, K, D); (N, D) for sets of one element; or packed (elements, D) with lengths;
+               NAME.rows.parquet and NAME.lengths.npy of an exported gallery are read with it
 .safetensors   the tensor "embeddings" (or the only one) in these shapes, and maybe "lengths"
 .parquet       a column "embeddings" (or the only list column): for each row a list of vectors,
                or one vector; a column "id" gives the ids, the others become columns
@@ -43,10 +44,27 @@ def read_embeddings(path: Path, lengths: Path | None = None, ids: Path | None = 
             raise FileNotFoundError(f"{file}: there is no such file")
     if path.suffix not in readers:
         raise ValueError(f"{path}: expected a file called {', '.join(f'*{s}' for s in readers)}")
+    exported = path.with_suffix(".rows.parquet") if path.suffix == ".npy" else None
+    if exported is not None and ids is None and exported.is_file():
+        return _read_exported(path, exported, lengths)
     sizes = None if lengths is None else _load_npy(lengths)
     source = readers[path.suffix](path, sizes)
     if ids is not None:
         source.ids = read_ids(ids)
+    return source
+
+
+def _read_exported(path: Path, rows: Path, lengths: Path | None) -> Source:
+    """An .npy file as `divse-search export` leaves it: ids, columns and lengths beside it."""
+    import pyarrow.parquet as pq
+
+    beside = path.with_suffix(".lengths.npy")
+    if lengths is None and beside.is_file():
+        lengths = beside
+    source = _read_npy(path, None if lengths is None else _load_npy(lengths))
+    table = pq.read_table(rows)
+    source.columns = {name: table.column(name) for name in table.column_names}
+    source.ids = source.columns.pop("id", None)
     return source
 
 

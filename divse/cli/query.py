@@ -58,6 +58,8 @@ def answer_queries(asked: QueryRequest, stream: TextIO) -> None:
 
 
 def _answers(gallery: Gallery, asked: QueryRequest) -> Iterator[Answer]:
+    if not len(gallery):
+        raise ValueError(f"{gallery.path} is empty: every set was removed")
     source, names = _open_queries(gallery, asked)
     topk = min(asked.topk, len(gallery))  # a short gallery gives what it has
     bars = SearchBars()

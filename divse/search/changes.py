@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -12,44 +13,49 @@ import numpy as np
 from divse.search import durable
 from divse.search.element_index import train
 from divse.search.index_files import shard_name, write_shard, write_trained
-from divse.search.lock import writer_lock
-from divse.search.manifest import FILE_NAME, IndexEntry, Manifest
+from divse.search.lock import LOCK_NAME, FolderGone, writer_lock
+from divse.search.manifest import GalleryError, IndexEntry, Manifest
 from divse.search.rows import ID, as_ids
 from divse.search.snapshot import Snapshot
-from divse.search.writer import Writer, check_target, is_state, sweep, writing
+from divse.search.writer import Writer, check_target, replace_state, writing
 from divse.search.writing import NewRows, Progress, segment_writer, write_segment
 
+_ATTEMPTS = 10  # to make a folder that others, whose builds fail, remove
 
-def create(folder: Path, empty: Manifest, new: NewRows, overwrite: bool) -> Manifest:
+
+def create(folder: Path, empty: Manifest, new: NewRows, overwrite: bool) -> Snapshot:
     """Write the first segment of a new gallery, or of one that replaces another."""
     check_target(folder, overwrite)
-    existed = folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
+    for _ in range(_ATTEMPTS):
+        durable.make_folders(folder)
+        with contextlib.suppress(FolderGone), writer_lock(folder):
+            return _create(folder, empty, new, overwrite)
+    raise GalleryError(f"{folder} is removed again and again by another process")
+
+
+def _create(folder: Path, empty: Manifest, new: NewRows, overwrite: bool) -> Snapshot:
+    old = check_target(folder, overwrite)
+    if old is not None:
+        durable.sync_folder(folder)
+        empty = replace(empty, generation=old.generation)
     try:
-        with writer_lock(folder):
-            old = check_target(folder, overwrite)
-            if old is not None:
-                empty = replace(empty, generation=old.generation)
-            return _create(folder, empty, new)
+        manifest, entry = write_segment(folder, empty, new)
+        after = manifest.after([entry])
+        replace_state(folder, after, [folder / entry.name])
+        return Snapshot(folder, after)
     finally:
-        if not existed and not (folder / FILE_NAME).exists():
-            durable.remove(folder)
+        _remove_if_bare(folder)
 
 
-def _create(folder: Path, empty: Manifest, new: NewRows) -> Manifest:
-    manifest, entry = write_segment(folder, empty, new)
-    after = manifest.after([entry])
-    try:
-        after.write(folder)
-    except BaseException:
-        if not is_state(folder, after):
-            durable.remove(folder / entry.name)
-        raise
-    sweep(folder, after)
-    return after
+def _remove_if_bare(folder: Path) -> None:
+    """Remove the folder of a build that failed, if it holds nothing but the lock."""
+    if [path.name for path in folder.iterdir()] == [LOCK_NAME]:
+        durable.remove(folder / LOCK_NAME)
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
-def add(folder: Path, new: NewRows) -> Manifest:
+def add(folder: Path, new: NewRows) -> Snapshot:
     """Append a segment."""
     with writing(folder) as writer:
         now = writer.now.manifest
@@ -59,16 +65,16 @@ def add(folder: Path, new: NewRows) -> Manifest:
         return writer.commit(manifest.after([*manifest.segments, entry]))
 
 
-def remove(folder: Path, ids: Iterable[Any], missing_ok: bool) -> Manifest:
+def remove(folder: Path, ids: Iterable[Any], missing_ok: bool) -> Snapshot:
     """Remove the sets with these ids."""
     with writing(folder) as writer:
         removed = _positions(writer.now, ids, missing_ok)
         if not len(removed):
-            return writer.now.manifest
+            return writer.now
         return writer.commit(writer.now.manifest.after(writer.without(removed)))
 
 
-def update(folder: Path, new: NewRows, insert: bool) -> Manifest:
+def update(folder: Path, new: NewRows, insert: bool) -> Snapshot:
     """Replace the sets with these ids; with `insert` new ids are added as well."""
     import pyarrow.compute as pc
 
@@ -83,18 +89,20 @@ def update(folder: Path, new: NewRows, insert: bool) -> Manifest:
         return writer.commit(manifest.after([*before, entry]))
 
 
-def compact(folder: Path, progress: Progress | None) -> Manifest:
+def compact(folder: Path, progress: Progress | None) -> Snapshot:
     """Rewrite the sets that are left as one segment, in the same order; train its index anew."""
     with writing(folder) as writer:
         now = writer.now
         whole = len(now.segments) == 1 and now.segments[0].entry.removed is None
         if whole or not len(now):
-            return now.manifest
+            return now
         segment = segment_writer(folder, now.manifest, now.k)
         writer.written.append(segment.folder)
         try:
             for start, block in now.blocks():
                 batch = now.rows.slice(start, len(block)).combine_chunks().to_batches()[0]
+                if batch.num_rows != len(block):
+                    raise GalleryError(f"rows {start} and after: a column has over 2 GiB of text")
                 lengths = now.lengths(np.arange(start, start + len(block)))
                 segment.append(np.asarray(block.values), lengths, batch)
                 if progress is not None:
@@ -111,7 +119,7 @@ def compact(folder: Path, progress: Progress | None) -> Manifest:
 
 def build_index(
     folder: Path, spec: str | None, progress: Progress | None, only_state: str | None = None
-) -> Manifest:
+) -> Snapshot:
     """Train an element index and store it with a shard for every segment, in place of any other.
 
     With `only_state`, the checksum of a manifest, nothing happens in another state of the gallery.
@@ -119,18 +127,18 @@ def build_index(
     with writing(folder) as writer:
         now = writer.now.manifest
         if only_state is not None and now.checksum != only_state:
-            return now
+            return writer.now
         plain = _without_index(now)
         after = _with_index(writer, plain.after(plain.segments), spec, progress)
         return writer.commit(after)
 
 
-def drop_index(folder: Path) -> Manifest:
+def drop_index(folder: Path) -> Snapshot:
     """Remove the stored element index."""
     with writing(folder) as writer:
         now = writer.now.manifest
         if now.index is None:
-            return now
+            return writer.now
         plain = _without_index(now)
         return writer.commit(plain.after(plain.segments))
 
@@ -163,9 +171,9 @@ def _positions(now: Snapshot, ids: Any, missing_ok: bool) -> np.ndarray:
     import pyarrow.compute as pc
 
     wanted = as_ids(ids, now.schema.field(ID).type)
-    found = pc.index_in(wanted, value_set=now.id_column)
-    if found.null_count and not missing_ok:
-        lost = wanted.filter(pc.is_null(found)).to_pylist()
-        listed = ", ".join(map(repr, lost[:5])) + (", ..." if len(lost) > 5 else "")
-        raise KeyError(f"no sets with these ids in the gallery: {listed} ({len(lost)} in all)")
-    return np.unique(found.drop_null().to_numpy(zero_copy_only=False)).astype(np.int64)
+    mask = pc.is_in(now.id_column, value_set=wanted)  # memory for the ids asked for, not for all
+    lost = wanted.filter(pc.invert(pc.is_in(wanted, value_set=now.id_column.filter(mask))))
+    if len(lost) and not missing_ok:
+        names = ", ".join(map(repr, lost[:5].to_pylist())) + (", ..." if len(lost) > 5 else "")
+        raise KeyError(f"no sets with these ids in the gallery: {names} ({len(lost)} in all)")
+    return np.flatnonzero(mask.to_numpy())

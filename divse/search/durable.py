@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -23,6 +24,20 @@ def make_folder(path: Path) -> None:
     path.mkdir()
 
 
+def make_folders(path: Path) -> None:
+    """Make a folder and those above it that are missing; their names are flushed."""
+    for level in reversed([path, *path.parents]):
+        if not level.exists():
+            with contextlib.suppress(FileExistsError):  # somebody else was faster
+                make_folder(level)
+            try:
+                sync_folder(level.parent)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    level.rmdir()
+                raise
+
+
 def open_new(path: Path) -> BinaryIO:
     """Open a file that does not exist yet for writing; `close_durably` ends it."""
     return open(path, "xb")
@@ -32,7 +47,7 @@ def close_durably(file: BinaryIO) -> None:
     """Flush a file's bytes to the disk and close it."""
     try:
         file.flush()
-        os.fsync(file.fileno())
+        _flush(file.fileno())
     finally:
         file.close()
 
@@ -54,9 +69,18 @@ def sync_folder(path: Path) -> None:
         return
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        _flush(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _flush(descriptor: int) -> None:
+    if sys.platform == "darwin":  # there fsync leaves bytes in the drive's own memory
+        import fcntl
+
+        fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+    else:
+        os.fsync(descriptor)
 
 
 def remove(path: Path) -> None:

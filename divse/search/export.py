@@ -4,17 +4,20 @@
     .npy       the embeddings (N, K, D) of a uniform gallery, or (elements, D) of a ragged one, with
                NAME.lengths.npy, and ids and columns in NAME.rows.parquet
 
-Both can be read back by `divse-search build` and by `Gallery.create`.
+`divse-search build --embeddings FILE` reads both back, the files beside an .npy included.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from divse.search import durable
 from divse.search.segment_writer import NpyStream
 from divse.search.snapshot import Snapshot
 from divse.search.writing import Progress
@@ -46,25 +49,53 @@ def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.new")
 
 
+@contextmanager
+def _appearing(*targets: Path) -> Iterator[None]:
+    """Write `_temporary` files inside; then all take their names, the first one last."""
+    for target in targets:
+        durable.remove(_temporary(target))
+    try:
+        yield
+        for target in reversed(targets):
+            durable.rename(_temporary(target), target)
+        durable.sync_folder(targets[0].absolute().parent)
+    finally:
+        for target in targets:
+            durable.remove(_temporary(target))
+
+
 def _write_parquet(snapshot: Snapshot, path: Path, progress: Progress | None) -> None:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     if EMBEDDINGS in snapshot.schema.names:
         raise ValueError(f"the gallery has a column {EMBEDDINGS!r}: Parquet needs that name")
     rows = snapshot.rows
     kind = pa.list_(pa.list_(pa.from_numpy_dtype(snapshot.manifest.dtype), snapshot.dim))
     schema = snapshot.schema.append(pa.field(EMBEDDINGS, kind))
+
+    def tables() -> Iterator[Any]:
+        for start, block in snapshot.blocks(_BLOCK_BYTES):
+            table = rows.slice(start, len(block))
+            yield table.append_column(EMBEDDINGS, _lists(block)).cast(schema)
+            if progress is not None:
+                progress(len(block))
+
+    with _appearing(path):
+        _write_tables(_temporary(path), schema, tables())
+
+
+def _write_tables(path: Path, schema: Any, tables: Iterable[Any]) -> None:
+    import pyarrow.parquet as pq
+
+    file = durable.open_new(path)
     try:
-        with pq.ParquetWriter(_temporary(path), schema) as file:
-            for start, block in snapshot.blocks(_BLOCK_BYTES):
-                table = rows.slice(start, len(block))
-                file.write_table(table.append_column(EMBEDDINGS, _lists(block)).cast(schema))
-                if progress is not None:
-                    progress(len(block))
-        os.replace(_temporary(path), path)
-    finally:
-        _temporary(path).unlink(missing_ok=True)
+        with pq.ParquetWriter(file, schema) as writer:
+            for table in tables:
+                writer.write_table(table)
+    except BaseException:
+        durable.abandon(file)
+        raise
+    durable.close_durably(file)
 
 
 def _lists(block: EmbeddingSets) -> Any:
@@ -78,28 +109,24 @@ def _lists(block: EmbeddingSets) -> Any:
 
 
 def _write_npy(snapshot: Snapshot, path: Path, progress: Progress | None) -> None:
-    import pyarrow.parquet as pq
-
     inner = () if snapshot.ragged else (snapshot.k,)
     targets = _targets(snapshot, path)
-    for target in targets:
-        _temporary(target).unlink(missing_ok=True)
-    try:
+    with _appearing(*targets):
         stream = NpyStream(_temporary(path), (*inner, snapshot.dim), snapshot.manifest.dtype)
-        for _, block in snapshot.blocks(_BLOCK_BYTES):
-            stream.append(_elements(block) if snapshot.ragged else np.asarray(block.values))
-            if progress is not None:
-                progress(len(block))
+        try:
+            for _, block in snapshot.blocks(_BLOCK_BYTES):
+                stream.append(_elements(block) if snapshot.ragged else np.asarray(block.values))
+                if progress is not None:
+                    progress(len(block))
+        except BaseException:
+            stream.abandon()
+            raise
         stream.close()
         if snapshot.ragged:
-            with open(_temporary(targets[1]), "wb") as file:
-                np.save(file, snapshot.set_sizes(), allow_pickle=False)
-        pq.write_table(snapshot.rows, _temporary(targets[-1]))
-        for target in reversed(targets):  # the embeddings appear last, when all is there
-            os.replace(_temporary(target), target)
-    finally:
-        for target in targets:
-            _temporary(target).unlink(missing_ok=True)
+            sizes = NpyStream(_temporary(targets[1]), (), "int64")
+            sizes.append(snapshot.set_sizes())
+            sizes.close()
+        _write_tables(_temporary(targets[-1]), snapshot.schema, [snapshot.rows])
 
 
 def _lengths(block: EmbeddingSets) -> np.ndarray:

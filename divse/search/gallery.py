@@ -63,10 +63,19 @@ class Gallery(Snapshot):
         folder = Path(path)
         if dtype not in DTYPES:
             raise ValueError(f"dtype: got {dtype!r}, expected {' or '.join(DTYPES)}")
-        known = json.loads(json.dumps(dict(metadata or {})))  # as JSON will give it back
+        known = json.loads(
+            json.dumps(dict(metadata or {}), allow_nan=False)
+        )  # as JSON will give it back
         empty = Manifest(dtype, "", 0, "", {}, metadata=known, codes=codes)
         new = NewRows(sets, ids, columns, progress)
-        return cls(folder, changes.create(folder, empty, new, overwrite))
+        return cls._of(changes.create(folder, empty, new, overwrite))
+
+    @classmethod
+    def _of(cls, snapshot: Snapshot) -> Gallery:
+        """The same state as a gallery, without opening its files again."""
+        gallery = cls.__new__(cls)
+        vars(gallery).update(vars(snapshot))
+        return gallery
 
     def add(
         self,
@@ -81,14 +90,14 @@ class Gallery(Snapshot):
         Arguments as in `create`. Until the manifest is replaced at the end, nothing has changed.
         """
         new = NewRows(sets, ids, columns, progress)
-        return Gallery(self.path, changes.add(self.path, new))
+        return Gallery._of(changes.add(self.path, new))
 
     def remove(self, ids: Iterable[Any], *, missing_ok: bool = False) -> Gallery:
         """Remove the sets with these ids; KeyError names unknown ones unless `missing_ok`.
 
         Their bytes stay on disk until `compact`.
         """
-        return Gallery(self.path, changes.remove(self.path, ids, missing_ok))
+        return Gallery._of(changes.remove(self.path, ids, missing_ok))
 
     def update(
         self,
@@ -104,25 +113,25 @@ class Gallery(Snapshot):
         KeyError names unknown ids, unless `insert`, which adds them.
         """
         new = NewRows(sets, ids, columns, progress)
-        return Gallery(self.path, changes.update(self.path, new, insert))
+        return Gallery._of(changes.update(self.path, new, insert))
 
     def compact(self, *, progress: Progress | None = None) -> Gallery:
         """Rewrite the gallery as one segment without what was removed; positions stay the same.
 
         Readers that are open keep what they see.
         """
-        return Gallery(self.path, changes.compact(self.path, progress))
+        return Gallery._of(changes.compact(self.path, progress))
 
     def build_index(self, spec: str | None = None, *, progress: Progress | None = None) -> Gallery:
         """Store a FAISS element index, for the plan "prefilter"; later changes keep it up to date.
 
         `spec` is a FAISS factory string; None chooses one by size. Needs faiss.
         """
-        return Gallery(self.path, changes.build_index(self.path, spec, progress))
+        return Gallery._of(changes.build_index(self.path, spec, progress))
 
     def drop_index(self) -> Gallery:
         """Remove the stored element index."""
-        return Gallery(self.path, changes.drop_index(self.path))
+        return Gallery._of(changes.drop_index(self.path))
 
     def export(self, path: str | Path, *, progress: Progress | None = None) -> None:
         """Write sets, ids and columns to a .parquet or .npy file, for other programs."""

@@ -149,7 +149,7 @@ class Manifest:
     def write(self, folder: Path) -> None:
         """Make this the gallery's state, in one step."""
         content = {**self._content(), "checksum": self.checksum}
-        text = json.dumps(content, indent=2, ensure_ascii=False)
+        text = json.dumps(content, indent=2)  # ASCII: any name that Python can hold
         replace_file(folder / FILE_NAME, text.encode() + b"\n")
 
     @classmethod

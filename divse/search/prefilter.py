@@ -70,8 +70,8 @@ def open_prefilter(gallery: Gallery, progress: Callable[[int], object] | None = 
         try:
             before = gallery.manifest.checksum
             after = changes.build_index(gallery.path, None, progress, only_state=before)
-            if after.generation == gallery.manifest.generation + 1:
-                state = Snapshot(gallery.path, after)
+            if after.manifest.generation == gallery.manifest.generation + 1:
+                state = after
         except (OSError, GalleryError) as error:
             warnings.warn(
                 f"the index is not stored and must be built again next time: {error}", stacklevel=2

@@ -144,16 +144,30 @@ def _to_arrow(name: str, values: Any, kind: Any) -> Any:
     import pyarrow as pa
 
     if isinstance(values, pa.ChunkedArray):
-        array = values.combine_chunks()
+        array = _plain(pa.chunked_array(values).combine_chunks())
         return array if kind is None else _cast(name, array, kind)
     if hasattr(values, "detach"):
         values = values.detach().cpu().numpy()
     if isinstance(values, np.ndarray) and values.ndim > 1:
         values = list(values)
     try:
-        return pa.array(values, type=kind)
+        return _plain(pa.array(values, type=kind))
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, TypeError) as error:
         raise TypeError(f"values of {name!r} do not have one type: {error}") from None
+
+
+def _plain(array: Any) -> Any:
+    """Decode dictionaries, runs and views: in files, and joined to others, they have limits."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_dictionary(array.type):
+        array = array.dictionary_decode()
+    if pa.types.is_run_end_encoded(array.type):
+        array = pc.run_end_decode(array)
+    views = {"string_view": pa.string(), "binary_view": pa.binary()}
+    plain = views.get(str(array.type))
+    return array if plain is None else array.cast(plain)
 
 
 def _cast(name: str, array: Any, kind: Any) -> Any:

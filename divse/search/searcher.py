@@ -145,7 +145,9 @@ class Searcher:
         chosen, why = self._choose(plan, depth)
         elements = self.gallery.manifest.elements
         exact = chosen != "prefilter"
-        one = self.gallery.sets(np.zeros(1, dtype=np.int64)).torch(self.device)
+        kind = getattr(torch, self.gallery.manifest.dtype)
+        shape = (1, max(1, self.gallery.k), self.gallery.dim)
+        one = EmbeddingSets(torch.ones(shape, dtype=kind, device=self.device))
         return SearchPlan(
             plan=chosen,
             why=why,

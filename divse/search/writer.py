@@ -42,17 +42,11 @@ class Writer:
     now: Snapshot
     written: list[Path]
 
-    def commit(self, after: Manifest) -> Manifest:
-        """Make `after` the gallery's state; what it names stays, even if an interrupt comes."""
-        try:
-            after.write(self.folder)
-        except BaseException:
-            if is_state(self.folder, after):
-                self.written.clear()
-            raise
-        self.written.clear()
-        sweep(self.folder, after)
-        return after
+    def commit(self, after: Manifest) -> Snapshot:
+        """Make `after` the gallery's state, and open it before another writer may change it."""
+        replace_state(self.folder, after, self.written)
+        self.now = Snapshot(self.folder, after)
+        return self.now
 
     def add(self, manifest: Manifest, new: NewRows, taken: Any) -> tuple[Manifest, SegmentEntry]:
         """Write a segment that nothing names yet."""
@@ -102,6 +96,7 @@ class Writer:
 def writing(folder: Path) -> Iterator[Writer]:
     """Hold the lock and read the state; what was written and not committed is removed."""
     with writer_lock(folder):
+        durable.sync_folder(folder)  # the state may be that of a writer who did not come to it
         now = Snapshot.open(folder)
         sweep(folder, now.manifest)
         writer = Writer(folder, now, [])
@@ -110,6 +105,24 @@ def writing(folder: Path) -> Iterator[Writer]:
         finally:
             for path in writer.written:
                 durable.remove(path)
+
+
+def replace_state(folder: Path, after: Manifest, written: list[Path]) -> None:
+    """Replace the manifest and tidy up; `written` are the files that only it names.
+
+    They leave the list before they may be named: whatever happens, even a second interrupt, they
+    are removed only if the manifest that is in place is seen not to name them.
+    """
+    files = list(written)
+    written.clear()
+    try:
+        after.write(folder)
+    except BaseException:
+        if not is_state(folder, after):
+            for path in files:
+                durable.remove(path)
+        raise
+    sweep(folder, after)
 
 
 def is_state(folder: Path, manifest: Manifest) -> bool:
@@ -152,6 +165,8 @@ def sweep(folder: Path, manifest: Manifest) -> None:
         if _is_ours(path.name) and path.name not in named and path.name != LOCK_NAME:
             durable.remove(path)
     for name, files in named.items():
-        for path in (folder / name).iterdir():
+        if (folder / name).is_symlink():
+            raise GalleryError(f"{folder / name} is a link; a gallery holds plain folders only")
+        for path in (folder / name).iterdir() if (folder / name).is_dir() else ():
             if path.name not in files:
                 durable.remove(path)

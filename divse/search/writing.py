@@ -99,13 +99,14 @@ def _write_blocks(
 
 def _check_ids(folder: Path, manifest: Manifest, entry: SegmentEntry, taken: Any) -> int:
     """Refuse ids that occur twice, also among those taken; return the next free integer id."""
-    import pyarrow as pa
     import pyarrow.compute as pc
 
     column = map_rows(folder / entry.name / ROWS, manifest, entry).column(ID)
-    earlier = [] if taken is None else taken.chunks
-    everything = pa.chunked_array([*earlier, *column.chunks])
-    if (twice := first_duplicate(everything)) is not None:
+    twice = first_duplicate(column)
+    if twice is None and taken is not None:
+        again = taken.filter(pc.is_in(taken, value_set=column.combine_chunks()))
+        twice = again[0].as_py() if len(again) else None
+    if twice is not None:
         raise ValueError(f"id {twice!r} occurs twice: ids are unique in a gallery")
     if manifest.id_type != "int64":
         return manifest.next_id
