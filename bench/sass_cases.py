@@ -22,12 +22,14 @@ from divse_kernels import (
     mining,
     pair_gradients,
     pairs,
+    rbf,
     score_backward,
     search_scan,
     smooth_chamfer_forward,
 )
 from divse_kernels.launch import Side
 from divse_kernels.ops import MAX_SIZE
+from divse_kernels.row_column_lse import log_sum_exps
 
 TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 SCORES, TRAINING, FEW = (1024, 65_536), (128, 640), (1, 1_000_000)  # query sets, gallery sets
@@ -113,6 +115,29 @@ def hardest_negatives(case: Case) -> None:
     mining.mine(case.queries, case.gallery, *groups, 1, case.level, False, case.similarity)
 
 
+def smooth_maxima(case: Case) -> None:
+    """Of all scores, both ways, and their gradient, where the scores are computed again."""
+    groups = [absent(count, dtype=torch.int64) for count in case.sets]
+    log_sum_exps(case.queries, case.gallery, *groups, 0.05, case.level, False, case.similarity)
+    statistics = (
+        score_backward.LogSumExps(*(absent(n, dtype=torch.float32) for _ in range(2)), group)
+        for n, group in zip(case.sets, groups, strict=True)
+    )
+    loss = score_backward.Loss(None, *statistics, 0.05)
+    wanted = (True, True, case.alpha is None)
+    score_backward.gradients(
+        case.queries, case.gallery, loss, case.level, similarity=case.similarity, wanted=wanted
+    )
+
+
+def discrepancy(case: Case) -> None:
+    """The mean of an RBF kernel over all pairs of elements, and its gradient."""
+    x, y = (side.values.flatten(0, 1) for side in (case.queries, case.gallery))
+    elements = rbf.Pairs(x, y)
+    elements.mean()
+    elements.gradients(absent(dtype=torch.float32), (True, True))
+
+
 def touched(case: Case) -> None:
     """Scores and gradients of the pairs of a triplet loss: three for each set."""
     count = 3 * case.sets[0]
@@ -150,6 +175,8 @@ OPERATIONS: dict[str, Callable[[Case], Any]] = {
     "candidates": reranked,
     "hardest_negatives": hardest_negatives,
     "pairs": touched,
+    "log_sum_exps": smooth_maxima,
+    "discrepancy": discrepancy,
     "search": searched,
     "int8_search": searched_by_codes,
 }
@@ -169,6 +196,8 @@ GUARDED = (
     Case("candidates", 4, 1024, RERANKED),
     Case("hardest_negatives", 4, 1024, (4096, 4096)),
     Case("pairs", 4, 1024, (4096, 4096)),
+    Case("log_sum_exps", 4, 1024, (4096, 4096)),
+    Case("discrepancy", 4, 1024, (4096, 4096)),
     Case("search", 4, 1024, FEW),
     Case("search", 4, 1024, (64, 1_000_000)),
     Case("int8_search", 4, 1024, FEW),
@@ -199,6 +228,12 @@ OTHERS = (
     Case("hardest_negatives", 1, 1024, (4096, 4096)),
     *(Case("pairs", k, 1024, (4096, 4096)) for k in (1, 32)),
     Case("pairs", 4, 1024, (4096, 4096), alpha=None, ragged=True),
+    *(Case("log_sum_exps", 4, 1024, (4096, 4096), alpha=alpha) for alpha in (200.0, None)),
+    Case("log_sum_exps", 4, 1024, (4096, 4096), ragged=True),
+    Case("log_sum_exps", 4, 1024, (4096, 4096), dtype="fp32"),
+    Case("log_sum_exps", 4, 256, (4096, 4096)),
+    Case("discrepancy", 4, 256, (4096, 4096)),
+    Case("discrepancy", 4, 1024, (4096, 4096), dtype="fp32"),
     Case("search", 4, 1024, (1024, 1_000_000)),
     Case("int8_search", 4, 1024, (1024, 1_000_000)),
     Case("search", 4, 1024, (16, 1_000_000), ragged=True),
