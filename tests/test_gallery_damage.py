@@ -1,6 +1,7 @@
 """Galleries that are damaged, foreign, hostile, or on a disk that fails: found, named, harmless."""
 
 import contextlib
+import itertools
 import json
 import shutil
 import threading
@@ -110,11 +111,62 @@ def test_nothing_outside_is_removed_through_a_link(tmp_path):
     (outside / "letter.txt").touch()
     gallery = Gallery.create(tmp_path / "g", sets())
     (gallery.path / "index-00000000").symlink_to(outside)
-    index = {"name": "index-00000000", "spec": "Flat", "files": {}, "automatic": True}
+    index = {"name": "index-00000000", "spec": "Flat", "automatic": True}
+    index["files"] = {"trained.faiss": {"bytes": 0, "blake2b": ""}}
     edit_manifest(gallery.path, index=index)
-    with contextlib.suppress(GalleryError):
-        Gallery.open(gallery.path).remove([0])
+    for change in (lambda: gallery.remove([0]), gallery.drop_index, gallery.build_index):
+        with pytest.raises(GalleryError, match="is a link"):
+            change()
     assert (outside / "letter.txt").exists()
+
+
+class Breaking:
+    """A file whose writes are counted; `count` fails when it is time."""
+
+    def __init__(self, file, count):
+        self._file, self._count = file, count
+
+    def __getattr__(self, name):
+        return getattr(self._file, name)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._file.close()
+
+    def write(self, content):
+        self._count()
+        return self._file.write(content)
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+@pytest.mark.parametrize("make", [sets, ragged])
+def test_every_open_and_write_of_an_add_may_fail(tmp_path, monkeypatch, make, failure):
+    gallery = Gallery.create(tmp_path / "g", make())
+    before = sorted(tmp_path.rglob("*"))
+    for failing in itertools.count(1):
+        counter = itertools.count(1)
+
+        def count(failing=failing, counter=counter):
+            if next(counter) == failing:
+                raise FAILURES[failure]
+
+        def broken_open(path, mode, count=count, **options):
+            count()
+            return Breaking(open(path, mode, **options), count)
+
+        with monkeypatch.context() as broken:
+            broken.setattr("divse.search.durable.open", broken_open, raising=False)
+            try:
+                gallery.add(make(3, seed=1))
+                break
+            except OSError as error:
+                assert error is FAILURES[failure]
+        assert sorted(tmp_path.rglob("*")) == before
+        assert Gallery.open(gallery.path).manifest == gallery.manifest
+    assert failing > 20
+    Gallery.open(gallery.path).verify()
 
 
 def test_two_writers_wait_for_each_other(tmp_path, monkeypatch):

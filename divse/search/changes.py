@@ -12,9 +12,9 @@ import numpy as np
 
 from divse.search import durable
 from divse.search.element_index import train
-from divse.search.index_files import shard_name, write_shard, write_trained
+from divse.search.index_files import write_shard, write_trained
 from divse.search.lock import LOCK_NAME, FolderGone, writer_lock
-from divse.search.manifest import GalleryError, IndexEntry, Manifest
+from divse.search.manifest import GalleryError, Manifest
 from divse.search.rows import ID, as_ids
 from divse.search.snapshot import Snapshot
 from divse.search.writer import Writer, check_target, replace_state, writing
@@ -113,7 +113,8 @@ def compact(folder: Path, progress: Progress | None) -> Snapshot:
             raise
         after = now.manifest.after([entry])
         if after.index is not None:
-            after = _with_index(writer, replace(after, index=None), after.index.spec, None)
+            spec = None if after.index.automatic else after.index.spec
+            after = _with_index(writer, replace(after, index=None), spec, None)
         return writer.commit(after)
 
 
@@ -124,10 +125,10 @@ def build_index(
 
     With `only_state`, the checksum of a manifest, nothing happens in another state of the gallery.
     """
-    with writing(folder) as writer:
+    with writing(folder, index=False) as writer:
         now = writer.now.manifest
         if only_state is not None and now.checksum != only_state:
-            return writer.now
+            return Snapshot(folder, now)
         plain = _without_index(now)
         after = _with_index(writer, plain.after(plain.segments), spec, progress)
         return writer.commit(after)
@@ -135,7 +136,7 @@ def build_index(
 
 def drop_index(folder: Path) -> Snapshot:
     """Remove the stored element index."""
-    with writing(folder) as writer:
+    with writing(folder, index=False) as writer:
         now = writer.now.manifest
         if now.index is None:
             return writer.now
@@ -146,7 +147,7 @@ def drop_index(folder: Path) -> Snapshot:
 def _without_index(manifest: Manifest) -> Manifest:
     if manifest.index is None:
         return manifest
-    shard = shard_name(manifest.index)
+    shard = manifest.index.shard
     segments = tuple(entry.without_files(shard) for entry in manifest.segments)
     return replace(manifest, segments=segments, index=None)
 
@@ -156,13 +157,13 @@ def _with_index(
 ) -> Manifest:
     """Train an index for the state of `manifest` and write it and all shards."""
     state = Snapshot(writer.folder, manifest)
-    trained, spec = train(state, spec)
-    index: IndexEntry = write_trained(writer.folder, trained, spec)
+    trained = train(state, spec)
+    index = write_trained(writer.folder, trained)
     writer.written.append(writer.folder / index.name)
     entries = []
     for segment in state.segments:
-        writer.written.append(writer.folder / segment.entry.name / shard_name(index))
-        entries.append(write_shard(writer.folder, index, trained, segment, progress))
+        writer.written.append(writer.folder / segment.entry.name / index.shard)
+        entries.append(write_shard(writer.folder, index, trained.index, segment, progress))
     return replace(manifest, segments=tuple(entries), index=index)
 
 

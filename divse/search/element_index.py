@@ -13,15 +13,18 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from divse.search.segment import Segment
+from divse.search.shard import Shard, import_faiss, lists, naming, reason, search_parameters
 from divse.search.snapshot import Snapshot
 
 FLAT_UP_TO = 1 << 14  # elements; below, comparing with all of them costs less than clusters would
 TRAIN_PER_LIST = 64  # sampled elements for each cluster; faiss asks for 39 at least
+MOST_CODES = 256  # centroids of a product quantiser, which are trained as well
+TRIED = 64  # elements, before an index is filled in earnest
 BLOCK_BYTES = 1 << 25
 
 Progress = Callable[[int], object]
@@ -45,53 +48,6 @@ def has_faiss() -> bool:
     return importlib.util.find_spec("faiss") is not None
 
 
-def import_faiss() -> ModuleType:
-    """Import faiss, or say how to get it."""
-    try:
-        with warnings.catch_warnings():  # its SWIG layer warns about itself on new Pythons
-            warnings.simplefilter("ignore", DeprecationWarning)
-            import faiss
-    except ImportError as error:
-        raise ImportError(
-            f"the prefilter needs faiss ({error}): pip install 'divse[cpu]', or plan='exact'"
-        ) from None
-    module: ModuleType = faiss
-    return module
-
-
-@dataclass(frozen=True)
-class Shard:
-    """A filled FAISS index over one segment, whose element e is the e-th in the segment's file."""
-
-    index: Any
-    segment: Segment
-
-    def nearest(self, vectors: np.ndarray, count: int, probe: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return inner products (n, count) and the gallery's positions of the elements' owners.
-
-        -inf and -1 where no more were found; removed sets are never found.
-        """
-        faiss = import_faiss()
-        options: dict[str, Any] = {}
-        if self.segment.live is not None:
-            options["sel"] = faiss.IDSelectorBitmap(self._live_elements())
-        if lists(self.index) > 1:
-            rabitq = isinstance(self.index, faiss.IndexIVFRaBitQ)
-            kind = faiss.IVFRaBitQSearchParameters if rabitq else faiss.SearchParametersIVF
-            parameters = kind(nprobe=min(probe, lists(self.index)), **options)
-        else:
-            parameters = faiss.SearchParameters(**options) if options else None
-        products, elements = self.index.search(vectors, count, params=parameters)
-        found = elements >= 0
-        owners = np.where(found, self.segment.owners(np.maximum(elements, 0)), -1)
-        return np.where(found, products, -np.inf), owners
-
-    def _live_elements(self) -> np.ndarray:
-        mask = np.zeros(self.segment.entry.elements, dtype=bool)
-        mask[self.segment.element_index(np.arange(self.segment.sets))] = True
-        return np.packbits(mask, bitorder="little")
-
-
 @dataclass(frozen=True)
 class ElementIndex:
     """The shards of all segments of one state of a gallery."""
@@ -110,7 +66,8 @@ class ElementIndex:
         `probe` clusters are looked into.
         """
         vectors = np.ascontiguousarray(vectors, dtype=np.float32)
-        parts = [shard.nearest(vectors, count, probe) for shard in self.shards]
+        with naming(self.spec):
+            parts = [shard.nearest(vectors, count, probe) for shard in self.shards]
         products = np.concatenate([part[0] for part in parts], axis=1)
         owners = np.concatenate([part[1] for part in parts], axis=1)
         if len(parts) == 1:
@@ -119,20 +76,64 @@ class ElementIndex:
         return np.take_along_axis(owners, best, axis=1)
 
 
-def lists(index: Any) -> int:
-    """Clusters of an index, 1 if it has none."""
-    return int(getattr(index, "nlist", 1))
+class Trained(NamedTuple):
+    """A trained index without elements; `automatic`: nobody asked for this factory string."""
+
+    index: Any
+    spec: str
+    automatic: bool
 
 
-def train(snapshot: Snapshot, spec: str | None = None) -> tuple[Any, str]:
-    """Return a trained index without elements, and its factory string."""
+def train(snapshot: Snapshot, spec: str | None = None) -> Trained:
+    """Train an index; without a factory string, the one for the gallery's size.
+
+    Where the elements are too few to train it, it is "Flat", with a warning.
+    """
+    asked = index_spec(snapshot.manifest.elements) if spec is None else spec
+    index = _new_index(snapshot.dim, asked)
+    sample = _sample(snapshot, TRAIN_PER_LIST * max(MOST_CODES, lists(index)))
+    if index.is_trained or not (problem := _train(index, sample)):
+        _try_out(index, asked, sample[:TRIED])
+        return Trained(index, asked, spec is None)
+    warnings.warn(
+        f"the index {asked!r} cannot be trained on {len(sample)} elements ({problem}): the "
+        "gallery has the index 'Flat' until it is compacted with more, or gets another one",
+        stacklevel=2,
+    )
+    return Trained(_new_index(snapshot.dim, "Flat"), "Flat", True)
+
+
+def _new_index(dim: int, spec: str) -> Any:
     faiss = import_faiss()
-    spec = spec or index_spec(snapshot.manifest.elements)
-    index = faiss.index_factory(snapshot.dim, spec, faiss.METRIC_INNER_PRODUCT)
-    if not index.is_trained:
-        _cluster_on_gpu(faiss, index)
-        index.train(_sample(snapshot, TRAIN_PER_LIST * int(getattr(index, "nlist", 1024))))
-    return index, spec
+    if "NSG" in spec:
+        raise ValueError(f"index {spec!r}: FAISS cannot add to NSG graphs; choose HNSW32, or IVF")
+    with naming(spec):
+        return faiss.index_factory(dim, spec, faiss.METRIC_INNER_PRODUCT)
+
+
+def _train(index: Any, sample: np.ndarray) -> str:
+    """Train an index; return why that is not possible, or nothing."""
+    if not len(sample):
+        return "the gallery is empty"
+    try:
+        _cluster_on_gpu(import_faiss(), index)
+        index.train(sample)
+    except RuntimeError as error:
+        return reason(error)
+    return ""
+
+
+def _try_out(index: Any, spec: str, sample: np.ndarray) -> None:
+    """Do once on a few elements what will be done: FAISS has indexes that lack some of it."""
+    if not len(sample):
+        return
+    faiss = import_faiss()
+    with naming(spec):
+        filled = faiss.clone_index(index)
+        filled.add(sample[:1])
+        filled.add(sample)
+        again = faiss.deserialize_index(faiss.serialize_index(filled))
+        again.search(sample[:1], 1, params=search_parameters(again, 1))
 
 
 def _cluster_on_gpu(faiss: ModuleType, index: Any) -> None:
@@ -163,6 +164,8 @@ def fill(trained: Any, segment: Segment, progress: Progress | None = None) -> An
 def _sample(snapshot: Snapshot, count: int) -> np.ndarray:
     """About `count` elements of sets drawn without repetition; the same ones at every build."""
     manifest = snapshot.manifest
+    if not len(snapshot):
+        return np.empty((0, snapshot.dim), dtype=np.float32)
     sets = min(len(snapshot), max(1, math.ceil(count * len(snapshot) / manifest.elements)))
     drawn = np.random.default_rng(0).choice(len(snapshot), size=sets, replace=False)
     block = snapshot.sets(np.sort(drawn))

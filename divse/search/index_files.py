@@ -14,17 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from divse.search import durable
-from divse.search.element_index import ElementIndex, Progress, Shard, fill, import_faiss, train
-from divse.search.manifest import FileEntry, GalleryError, IndexEntry, SegmentEntry
+from divse.search.element_index import ElementIndex, Progress, Trained, fill, train
+from divse.search.manifest import TRAINED, FileEntry, GalleryError, IndexEntry, SegmentEntry
+from divse.search.mapping import MappedFile, map_file
 from divse.search.segment import Segment
+from divse.search.shard import Shard, import_faiss, reason
 from divse.search.snapshot import Snapshot
 
-TRAINED = "trained.faiss"
-
-
-def shard_name(index: IndexEntry) -> str:
-    """Name of the shards that belong to a trained index."""
-    return f"shard_{index.name.removeprefix('index-')}.faiss"
+BUFFER_BYTES = 1 << 20  # of an index file between two calls of FAISS
 
 
 def has_index(snapshot: Snapshot) -> bool:
@@ -36,61 +33,60 @@ def open_index(snapshot: Snapshot, progress: Progress | None = None) -> ElementI
     """Return the stored index, what it lacks built in memory; a whole new one if none is stored."""
     stored = snapshot.manifest.index
     if stored is None:
-        trained, spec = train(snapshot)
+        trained, spec, _ = train(snapshot)
     else:
-        trained, spec = read_trained(snapshot.path, stored), stored.spec
+        trained, spec = _read(snapshot.index_files[TRAINED]), stored.spec
     shards = []
     for segment in snapshot.segments:
-        index = None if stored is None else _read_shard(snapshot.path, stored, segment)
+        index = None if stored is None else _read_shard(stored, segment)
         shards.append(Shard(index or fill(trained, segment, progress), segment))
     return ElementIndex(tuple(shards), spec)
 
 
 def read_trained(gallery: Path, stored: IndexEntry) -> Any:
     """Read the trained index."""
-    if TRAINED not in stored.files:
-        raise GalleryError(f"{gallery}: the manifest names no {TRAINED} in {stored.name}")
-    return _read(gallery / stored.name / TRAINED, stored.files[TRAINED])
+    return _read(map_file(gallery / stored.name / TRAINED, stored.files[TRAINED]))
 
 
-def _read_shard(gallery: Path, stored: IndexEntry, segment: Segment) -> Any:
+def _read_shard(stored: IndexEntry, segment: Segment) -> Any:
     """The shard of a segment, or None if it has none."""
-    file = segment.entry.files.get(shard_name(stored))
+    file = segment.files.get(stored.shard)
     if file is None:
         return None
-    path = gallery / segment.entry.name / shard_name(stored)
-    index = _read(path, file)
+    index = _read(file)
     expected = (segment.entry.elements, segment.embeddings.shape[-1])
     if (index.ntotal, index.d) != expected:
         raise GalleryError(
-            f"{path} is damaged: {index.ntotal} elements of D={index.d}, "
+            f"{file.path} is damaged: {index.ntotal} elements of D={index.d}, "
             f"the manifest says {expected[0]} of D={expected[1]}"
         )
     return index
 
 
-def _read(path: Path, file: FileEntry) -> Any:
+def _read(file: MappedFile) -> Any:
     """Read an index file whose checksum is right: faiss itself trusts what it reads."""
+    import pyarrow as pa
+
+    file.verify()
+    faiss = import_faiss()
+    read = pa.BufferReader(file.data).read
     try:
-        checksum = durable.checksum_file(path)
-    except OSError as error:
-        raise GalleryError(f"{path} cannot be read: {error}") from None
-    if checksum != file.blake2b:
-        raise GalleryError(f"{path} is damaged: its checksum is not the recorded one")
-    return import_faiss().read_index(str(path))
+        return faiss.read_index(faiss.PyCallbackIOReader(read, BUFFER_BYTES))
+    except RuntimeError as error:
+        raise GalleryError(f"{file.path} cannot be read: {reason(error)}") from None
 
 
-def write_trained(gallery: Path, trained: Any, spec: str) -> IndexEntry:
+def write_trained(gallery: Path, trained: Trained) -> IndexEntry:
     """Store a trained index, which nothing names yet."""
     name = f"index-{secrets.token_hex(4)}"
     durable.make_folder(gallery / name)
     try:
-        files = {TRAINED: _write(gallery / name / TRAINED, trained)}
+        files = {TRAINED: _write(gallery / name / TRAINED, trained.index)}
     except BaseException:
         durable.remove(gallery / name)
         raise
     durable.sync_folder(gallery)
-    return IndexEntry(name, spec, files)
+    return IndexEntry(name, trained.spec, files, trained.automatic)
 
 
 def write_shard(
@@ -101,7 +97,7 @@ def write_shard(
     progress: Progress | None = None,
 ) -> SegmentEntry:
     """Store the shard of a segment; return the segment's entry with it."""
-    name = shard_name(stored)
+    name = stored.shard
     filled = fill(trained, segment, progress)
     return segment.entry.with_file(name, _write(gallery / segment.entry.name / name, filled))
 
@@ -110,7 +106,7 @@ def _write(path: Path, index: Any) -> FileEntry:
     faiss = import_faiss()
     file = durable.open_new(path)
     try:
-        faiss.write_index(index, faiss.PyCallbackIOWriter(file.write, 1 << 20))
+        faiss.write_index(index, faiss.PyCallbackIOWriter(file.write, BUFFER_BYTES))
     except BaseException:
         file.close()
         durable.remove(path)

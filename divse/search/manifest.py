@@ -30,6 +30,7 @@ ID_TYPES = ("int64", "string")
 SEGMENT_NAME = re.compile(r"segment-[0-9a-f]{6}-[0-9a-f]{8}")
 INDEX_NAME = re.compile(r"index-[0-9a-f]{8}")
 MEMBER_NAME = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)+")
+TRAINED = "trained.faiss"
 
 
 class GalleryError(ValueError):
@@ -86,11 +87,20 @@ class SegmentEntry:
 
 @dataclass(frozen=True)
 class IndexEntry:
-    """A trained FAISS index without elements: its folder, factory string and files."""
+    """A trained FAISS index without elements: its folder, factory string and files.
+
+    `automatic`: the spec was not asked for, so it may change when the index is built anew.
+    """
 
     name: str
     spec: str
     files: dict[str, FileEntry]
+    automatic: bool = False
+
+    @property
+    def shard(self) -> str:
+        """Name of the files that hold the elements of a segment."""
+        return f"shard_{self.name.removeprefix('index-')}.faiss"
 
 
 @dataclass(frozen=True)
@@ -158,6 +168,8 @@ class Manifest:
         path = folder / FILE_NAME
         if not folder.exists():
             raise FileNotFoundError(f"no gallery at {folder}: the folder does not exist")
+        if path.is_symlink():
+            raise GalleryError(f"{path} is a link; a gallery holds plain files only")
         if not path.is_file():
             raise GalleryError(f"{folder} is not a gallery: it has no {FILE_NAME}")
         try:
@@ -249,7 +261,11 @@ def _parse_files(content: dict[str, Any]) -> dict[str, FileEntry]:
 def _parse_index(content: dict[str, Any]) -> IndexEntry:
     if not INDEX_NAME.fullmatch(content["name"]):
         raise ValueError(f"index name {content['name']!r}")
-    return IndexEntry(content["name"], str(content["spec"]), _parse_files(content["files"]))
+    files = _parse_files(content["files"])
+    if TRAINED not in files:
+        raise ValueError(f"the index {content['name']} has no {TRAINED}")
+    automatic = content.get("automatic") is True
+    return IndexEntry(content["name"], str(content["spec"]), files, automatic)
 
 
 def _parse_removed(entry: SegmentEntry, content: dict[str, Any]) -> Removed:

@@ -16,7 +16,7 @@ from divse.search import changes
 from divse.search.element_index import ElementIndex
 from divse.search.gallery import Gallery
 from divse.search.index_files import has_index, open_index
-from divse.search.manifest import GalleryError
+from divse.search.manifest import GalleryError, Manifest
 from divse.search.snapshot import Snapshot
 from divse.sets import EmbeddingSets
 
@@ -70,10 +70,16 @@ def open_prefilter(gallery: Gallery, progress: Callable[[int], object] | None = 
         try:
             before = gallery.manifest.checksum
             after = changes.build_index(gallery.path, None, progress, only_state=before)
-            if after.manifest.generation == gallery.manifest.generation + 1:
+            if _same_sets(after.manifest, gallery.manifest):
                 state = after
         except (OSError, GalleryError) as error:
             warnings.warn(
                 f"the index is not stored and must be built again next time: {error}", stacklevel=2
             )
     return Prefilter(open_index(state, progress), gallery.manifest.elements)
+
+
+def _same_sets(one: Manifest, other: Manifest) -> bool:
+    """Whether two states hold the same sets at the same positions."""
+    first, second = ([(s.name, s.removed) for s in state.segments] for state in (one, other))
+    return first == second

@@ -14,21 +14,21 @@ out: its sets are numbered as if they had never been there.
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from divse.search.manifest import FileEntry, GalleryError, Manifest, Removed, SegmentEntry
+from divse.search.manifest import GalleryError, Manifest, Removed, SegmentEntry
+from divse.search.mapping import MappedFile, as_array, as_table, map_files
 from divse.sets import EmbeddingSets
 
 EMBEDDINGS, OFFSETS, ROWS = "embeddings.npy", "offsets.npy", "rows.arrow"
 CODES, SCALES, RESIDUALS = "codes.npy", "scales.npy", "residuals.npy"
 VERIFY_BYTES = 1 << 25  # of elements at a time
 UNIT_SLACK = 2e-2  # far more than rounding to float16 does to a norm
-HEADER_START = 10  # bytes of an .npy file before its header: magic, version 1.0, header's size
 
 
 class Int8Arrays(NamedTuple):
@@ -44,11 +44,13 @@ class Segment:
     """An open segment: embeddings (n, K, D), or (elements, D) with offsets (n + 1,).
 
     `start` is the gallery's position of the first set; `removed` is the bitmap and `live` (m,) are
-    the sets that are not removed, both None if none is; `rows` is the Arrow table of all n.
+    the sets that are not removed, both None if none is; `rows` is the Arrow table of all n; `files`
+    are the maps of all files.
     """
 
     entry: SegmentEntry
     start: int
+    files: dict[str, MappedFile]
     embeddings: np.ndarray
     offsets: np.ndarray | None
     int8: Int8Arrays | None
@@ -57,29 +59,38 @@ class Segment:
     live: np.ndarray | None
 
     @classmethod
-    def open(cls, gallery: Path, manifest: Manifest, entry: SegmentEntry, start: int) -> Segment:
-        """Open the segment whose first set has position `start`; sizes and headers are checked."""
-        folder = gallery / entry.name
+    def open(
+        cls,
+        gallery: Path,
+        manifest: Manifest,
+        entry: SegmentEntry,
+        start: int,
+        without: Iterable[str] = (),
+    ) -> Segment:
+        """Open the segment whose first set has position `start`; sizes and headers are checked.
+
+        Files named in `without` are not looked at.
+        """
         ragged = manifest.layout == "ragged"
         needed = {EMBEDDINGS, ROWS} | ({OFFSETS} if ragged else set())
         if missing := needed - set(entry.files):
             raise GalleryError(f"{gallery}: the manifest names no {min(missing)} in {entry.name}")
-        for name, file in entry.files.items():
-            check_size(folder / name, file)
+        files = map_files(gallery / entry.name, entry.without_files(*without).files)
         shape = (entry.elements, manifest.dim) if ragged else (entry.sets, entry.k, manifest.dim)
-        embeddings = map_array(folder / EMBEDDINGS, shape, manifest.dtype)
+        embeddings = as_array(files[EMBEDDINGS], shape, manifest.dtype)
         offsets = None
         if ragged:
-            offsets = map_array(folder / OFFSETS, (entry.sets + 1,), "int64")
-            _check_offsets(folder / OFFSETS, offsets, entry)
+            offsets = as_array(files[OFFSETS], (entry.sets + 1,), "int64")
+            _check_offsets(files[OFFSETS].path, offsets, entry)
         return cls(
             entry,
             start,
+            files,
             embeddings,
             offsets,
-            _map_int8(folder, entry, shape),
-            map_rows(folder / ROWS, manifest, entry),
-            *_read_removed(folder, entry, offsets),
+            _int8_arrays(files, shape),
+            rows_table(files[ROWS], manifest, entry),
+            *_removed_sets(files, entry, offsets),
         )
 
     @property
@@ -91,9 +102,10 @@ class Segment:
         """Where the sets `rows` lie in the files."""
         return rows if self.live is None else np.asarray(self.live[rows])
 
-    def live_rows(self) -> Any:
-        """Ids and columns of the sets that are not removed, as an Arrow table."""
-        return self.rows if self.live is None else self.rows.take(self.live)
+    def live_rows(self, columns: list[str] | None = None) -> Any:
+        """Rows, or some columns of them, of the sets that are not removed, as an Arrow table."""
+        rows = self.rows if columns is None else self.rows.select(columns)
+        return rows if self.live is None else rows.take(self.live)
 
     def lengths(self, rows: np.ndarray) -> np.ndarray:
         """Elements of each of the sets `rows`."""
@@ -116,7 +128,7 @@ class Segment:
         lengths = self.lengths(rows)
         return _padded(self.embeddings[self.element_index(rows)], lengths), lengths
 
-    def verify(self, folder: Path) -> None:
+    def verify(self) -> None:
         """Check what checksums cannot: that all elements are unit vectors."""
         elements = self.embeddings.reshape(-1, self.embeddings.shape[-1])
         step = max(1, VERIFY_BYTES // (4 * elements.shape[1]))
@@ -126,8 +138,8 @@ class Segment:
                 wrong = ~(np.abs(np.linalg.norm(part, axis=1) - 1) < UNIT_SLACK)
             if wrong.any():
                 raise GalleryError(
-                    f"{folder / EMBEDDINGS} is damaged: element {first + int(wrong.argmax())} is "
-                    "no unit vector"
+                    f"{self.files[EMBEDDINGS].path} is damaged: element "
+                    f"{first + int(wrong.argmax())} is no unit vector"
                 )
 
     def element_index(self, rows: np.ndarray) -> np.ndarray:
@@ -138,12 +150,15 @@ class Segment:
         return np.asarray(np.arange(lengths.sum()) + np.repeat(start - first, lengths))
 
     def owners(self, elements: np.ndarray) -> np.ndarray:
-        """The gallery's positions of the sets that own these elements, none of them removed."""
+        """The gallery's positions of the sets that own these elements, -1 for removed ones."""
         if self.offsets is None:
             own = elements // self.entry.k
         else:
             own = np.searchsorted(self.offsets, elements, side="right") - 1
-        return self.positions(own)
+        positions = self.positions(own)
+        if self.removed is not None:
+            positions[self.removed[own >> 3] >> (own & 7) & 1 == 1] = -1
+        return positions
 
     def positions(self, own: np.ndarray) -> np.ndarray:
         """The gallery's positions of sets that lie at `own` in the files, none of them removed."""
@@ -159,85 +174,46 @@ def _padded(elements: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     return values
 
 
-def check_size(path: Path, file: FileEntry) -> None:
-    """Refuse a file that is missing, a link out of the gallery, or not of the recorded size."""
-    if path.is_symlink() or path.parent.is_symlink():
-        raise GalleryError(f"{path} is a link; a gallery holds plain files only")
-    if not path.is_file():
-        raise GalleryError(f"{path} is missing: the gallery is not whole")
-    size = path.stat().st_size
-    if size != file.bytes:
-        word = "truncated" if size < file.bytes else "too long"
-        raise GalleryError(f"{path} is {word}: {size} bytes, the manifest says {file.bytes}")
-
-
-def map_array(path: Path, shape: tuple[int, ...], dtype: str) -> np.ndarray:
-    """Memory-map an .npy file that must have this shape and dtype.
-
-    Its header is compared with the one that is expected, never evaluated.
-    """
-    expected = np.dtype(dtype)
-    with open(path, "rb") as file:
-        start = file.read(HEADER_START)
-        size = int.from_bytes(start[8:], "little")
-        header = file.read(size)
-    descr = np.lib.format.dtype_to_descr(expected)
-    right = f"{{'descr': {descr!r}, 'fortran_order': False, 'shape': {shape!r}, }}"
-    bytes_of_data = path.stat().st_size - HEADER_START - size
-    if start[:8] != b"\x93NUMPY\x01\x00" or header.strip() != right.encode():
-        raise GalleryError(
-            f"{path} is damaged: its header is {header[:200]!r}, "
-            f"the manifest says {dtype} {shape}: {right}"
-        )
-    if bytes_of_data != expected.itemsize * math.prod(shape):
-        raise GalleryError(f"{path} is damaged: {bytes_of_data} bytes are not {dtype} {shape}")
-    # a plain view: every slice of a np.memmap costs more
-    return np.asarray(np.memmap(path, expected, "r", HEADER_START + size, shape))
-
-
-def map_rows(path: Path, manifest: Manifest, entry: SegmentEntry) -> Any:
-    """Memory-map rows.arrow as an Arrow table with the columns that the manifest names."""
-    import pyarrow as pa
-
+def rows_table(file: MappedFile, manifest: Manifest, entry: SegmentEntry) -> Any:
+    """View rows.arrow as an Arrow table, which must have the columns that the manifest names."""
+    table = as_table(file)
     try:
-        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-        table.validate(full=True)  # some ten ms a million rows; what is invalid could crash readers
-    except (pa.ArrowException, OSError) as error:
-        raise GalleryError(f"{path} is damaged: {error}") from None
-    found = {column.name: str(column.type) for column in table.schema}
+        found = {column.name: str(column.type) for column in table.schema}
+    except UnicodeDecodeError as error:
+        raise GalleryError(f"{file.path} is damaged: names of columns: {error}") from None
     expected = {"id": manifest.id_type, **manifest.columns}
     if found != expected or table.num_rows != entry.sets:
         raise GalleryError(
-            f"{path} is damaged: {table.num_rows} rows of {found}, "
+            f"{file.path} is damaged: {table.num_rows} rows of {found}, "
             f"the manifest says {entry.sets} rows of {expected}"
         )
     return table
 
 
-def _map_int8(folder: Path, entry: SegmentEntry, shape: tuple[int, ...]) -> Int8Arrays | None:
-    if not {CODES, SCALES, RESIDUALS} <= set(entry.files):
+def _int8_arrays(files: dict[str, MappedFile], shape: tuple[int, ...]) -> Int8Arrays | None:
+    if not {CODES, SCALES, RESIDUALS} <= set(files):
         return None
     return Int8Arrays(
-        map_array(folder / CODES, shape, "int8"),
-        map_array(folder / SCALES, shape[:-1], "float32"),
-        map_array(folder / RESIDUALS, shape[:-1], "float32"),
+        as_array(files[CODES], shape, "int8"),
+        as_array(files[SCALES], shape[:-1], "float32"),
+        as_array(files[RESIDUALS], shape[:-1], "float32"),
     )
 
 
-def _read_removed(
-    folder: Path, entry: SegmentEntry, offsets: np.ndarray | None
+def _removed_sets(
+    files: dict[str, MappedFile], entry: SegmentEntry, offsets: np.ndarray | None
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
     """The bitmap of removed sets and the indices of those that are left."""
     if entry.removed is None:
         return None, None
-    path = folder / entry.removed.file
-    bitmap = np.array(map_array(path, (-(-entry.sets // 8),), "uint8"))
+    file = files[entry.removed.file]
+    bitmap = np.array(as_array(file, (-(-entry.sets // 8),), "uint8"))
     removed = np.unpackbits(bitmap, bitorder="little").astype(bool)
     counted = counted_removed(entry.removed.file, removed[: entry.sets], entry.k, offsets)
     if counted != entry.removed or removed[entry.sets :].any():
         raise GalleryError(
-            f"{path} is damaged: it removes {counted.sets} sets of {counted.elements} elements, "
-            f"the manifest says {entry.removed.sets} of {entry.removed.elements}"
+            f"{file.path} is damaged: it removes {counted.sets} sets of {counted.elements} "
+            f"elements, the manifest says {entry.removed.sets} of {entry.removed.elements}"
         )
     return bitmap, np.flatnonzero(~removed[: entry.sets])
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import secrets
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,11 @@ class NpyStream:
         self._row_shape, self._dtype = row_shape, np.dtype(dtype)
         self._rows = 0
         self._file = durable.open_new(path)
-        self._write_header()
+        try:
+            self._write_header()
+        except BaseException:
+            self.abandon()
+            raise
 
     def append(self, rows: np.ndarray) -> None:
         """Write rows of the agreed shape after the others."""
@@ -95,33 +100,43 @@ class SegmentWriter:
     ) -> None:
         self.name = f"segment-{number:06x}-{secrets.token_hex(4)}"
         self.folder = gallery / self.name
-        durable.make_folder(self.folder)
         self._ragged, self._k, self._dtype = ragged, 0 if ragged else k, dtype
-        inner = () if ragged else (k,)
+        self._lengths: list[np.ndarray] = []  # of ragged sets
+        self._sets = self._elements = 0
         self._streams: dict[str, NpyStream] = {}
-        self._open(EMBEDDINGS, (*inner, dim), dtype)
+        self._undo = ExitStack()  # closes and removes what was opened
+        durable.make_folder(self.folder)
+        self._undo.callback(durable.remove, self.folder)
+        try:
+            self._open_all(() if ragged else (k,), dim, codes)
+        except BaseException:
+            self.discard()
+            raise
+
+    def _open_all(self, inner: tuple[int, ...], dim: int, codes: bool) -> None:
+        self._open(EMBEDDINGS, (*inner, dim), self._dtype)
         if codes:
             self._open(CODES, (*inner, dim), "int8")
             self._open(SCALES, inner, "float32")
             self._open(RESIDUALS, inner, "float32")
         self._rows = _RowsStream(self.folder / ROWS)
-        self._lengths: list[np.ndarray] = []
-        self._sets = self._elements = 0
+        self._undo.callback(self._rows.abandon)
 
     def _open(self, name: str, row_shape: tuple[int, ...], dtype: str) -> None:
         self._streams[name] = NpyStream(self.folder / name, row_shape, dtype)
+        self._undo.callback(self._streams[name].abandon)
 
     def append(self, values: np.ndarray, lengths: np.ndarray, rows: Any) -> None:
         """Add sets (n, K, D) of `lengths` (n,) elements with their Arrow RecordBatch of rows."""
         if self._ragged:
             values = values[np.arange(values.shape[1]) < lengths[:, None]]
             self._k = max(self._k, int(lengths.max()))
+            self._lengths.append(lengths)
         stored = values.astype(self._dtype)
         self._streams[EMBEDDINGS].append(stored)
         if CODES in self._streams:
             self._append_codes(stored)
         self._rows.append(rows)
-        self._lengths.append(lengths)
         self._sets += len(lengths)
         self._elements += int(lengths.sum())
 
@@ -151,7 +166,4 @@ class SegmentWriter:
 
     def discard(self) -> None:
         """Remove what was written."""
-        for stream in self._streams.values():
-            stream.abandon()
-        self._rows.abandon()
-        durable.remove(self.folder)
+        self._undo.close()

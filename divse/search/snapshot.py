@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
-from divse.search.durable import checksum_file
-from divse.search.manifest import FileEntry, GalleryError, IndexEntry, Manifest, SegmentEntry
+from divse.search.manifest import GalleryError, Manifest
+from divse.search.mapping import MappedFile, map_files
 from divse.search.rows import ID, first_duplicate
-from divse.search.segment import Segment, check_size
+from divse.search.segment import Segment
 from divse.search.writing import Progress
 from divse.sets import EmbeddingSets
 
@@ -24,31 +25,39 @@ class Snapshot:
     Positions 0..N-1 number the sets that are in the gallery, in order of insertion.
     """
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
-        """Open the segments that `manifest` names; most callers want `open(path)`."""
+    def __init__(self, path: Path, manifest: Manifest, *, index: bool = True) -> None:
+        """Map every file that `manifest` names; most callers want `open(path)`."""
         self.path, self.manifest = path, manifest
         self.segments: list[Segment] = []
+        stored = manifest.index
+        without = [stored.shard] if stored is not None and not index else []
         start = 0
         for entry in manifest.segments:
-            self.segments.append(Segment.open(path, manifest, entry, start))
+            self.segments.append(Segment.open(path, manifest, entry, start, without))
             start += entry.live_sets
         self._starts = np.array([segment.start for segment in self.segments], dtype=np.int64)
+        self.index_files: dict[str, MappedFile] = {}
+        if stored is not None and index:
+            self.index_files = map_files(path / stored.name, stored.files)
 
     @classmethod
-    def open(cls, path: str | Path) -> Self:
-        """Open a gallery: its manifest, file sizes and headers are checked, contents are not."""
+    def open(cls, path: str | Path, *, index: bool = True) -> Self:
+        """Open a gallery: its manifest, file sizes and headers are checked, contents are not.
+
+        Without `index`, files of the element index are not looked at: they may be damaged.
+        """
         folder = Path(path)
         manifest = Manifest.read(folder)
         for _ in range(_ATTEMPTS):
             try:
-                return cls(folder, manifest)
+                return cls(folder, manifest, index=index)
             except GalleryError:
                 # A writer may have replaced the state and removed its files since it was read.
                 now = Manifest.read(folder)
                 if now.checksum == manifest.checksum:
                     raise
                 manifest = now
-        return cls(folder, manifest)
+        return cls(folder, manifest, index=index)
 
     def __len__(self) -> int:
         """Return N, the number of sets."""
@@ -74,9 +83,12 @@ class Snapshot:
         """What was recorded when the gallery was made."""
         return self.manifest.metadata
 
-    @property
+    @cached_property
     def rows(self) -> Any:
-        """Ids and columns as one Arrow table (memory-mapped), in order of position."""
+        """Ids and columns as one Arrow table, in order of position; memory-mapped as far as may be.
+
+        Segments with removed sets are gathered into memory at the first use.
+        """
         import pyarrow as pa
 
         return pa.concat_tables([segment.live_rows() for segment in self.segments])
@@ -86,15 +98,17 @@ class Snapshot:
         """Arrow schema of ids and columns."""
         return self.segments[0].rows.schema
 
-    @property
+    @cached_property
     def id_column(self) -> Any:
         """Ids as an Arrow ChunkedArray, in order of position."""
-        return self.rows.column(ID)
+        import pyarrow as pa
+
+        return pa.concat_tables([segment.live_rows([ID]) for segment in self.segments]).column(ID)
 
     @property
     def ids(self) -> np.ndarray:
         """The id of every set (N,): int64, or str objects."""
-        return np.asarray(self.rows.column(ID).to_numpy())
+        return np.asarray(self.id_column.to_numpy())
 
     @property
     def columns(self) -> dict[str, Any]:
@@ -103,13 +117,24 @@ class Snapshot:
 
     def take_rows(self, positions: np.ndarray) -> list[dict[str, Any]]:
         """Return id and columns of the sets at `positions` (n,), one dict each."""
-        return list(self.rows.take(np.asarray(positions, dtype=np.int64)).to_pylist())
+        return list(self._take(positions, self.schema.names).to_pylist())
 
     def take_ids(self, positions: np.ndarray) -> np.ndarray:
         """Return the ids of the sets at `positions` (any shape), in that shape."""
-        flat = np.asarray(positions, dtype=np.int64).reshape(-1)
-        taken = self.rows.column(ID).take(flat).to_numpy()
+        taken = self._take(positions, [ID]).column(ID).to_numpy()
         return np.asarray(taken).reshape(np.shape(positions))
+
+    def _take(self, positions: np.ndarray, columns: list[str]) -> Any:
+        """Columns of the sets at `positions`, as an Arrow table; only these rows are gathered."""
+        import pyarrow as pa
+
+        flat = np.asarray(positions, dtype=np.int64).reshape(-1)
+        _check_positions(flat, len(self))
+        parts, places = [self.segments[0].rows.select(columns).slice(0, 0)], [flat[:0]]
+        for segment, mine in self._owners(flat):
+            parts.append(segment.rows.select(columns).take(segment.own(flat[mine] - segment.start)))
+            places.append(mine)
+        return pa.concat_tables(parts).take(np.argsort(np.concatenate(places)))
 
     def sets(self, positions: np.ndarray | None = None) -> EmbeddingSets:
         """Return the sets at `positions` (n,), or all of them, as numpy EmbeddingSets.
@@ -167,28 +192,23 @@ class Snapshot:
 
         `progress` hears the bytes read at each step, of `nbytes` in all.
         """
-        for path, file in self._files():
-            check_size(path, file)
-            if checksum_file(path, progress) != file.blake2b:
-                raise GalleryError(f"{path} is damaged: its checksum is not the recorded one")
+        for file in self._files():
+            file.verify(progress)
         for segment in self.segments:
-            segment.verify(self.path / segment.entry.name)
-        if (twice := first_duplicate(self.rows.column(ID))) is not None:
+            segment.verify()
+        if (twice := first_duplicate(self.id_column)) is not None:
             raise GalleryError(f"{self.path}: id {twice!r} occurs twice")
 
     @property
     def nbytes(self) -> int:
         """Bytes of all files that the manifest names."""
-        return sum(file.bytes for _, file in self._files())
+        return sum(file.entry.bytes for file in self._files())
 
-    def _files(self) -> Iterator[tuple[Path, FileEntry]]:
-        """Every file that the manifest names, with what it must be."""
-        folders: list[SegmentEntry | IndexEntry] = [*self.manifest.segments]
-        if self.manifest.index is not None:
-            folders.append(self.manifest.index)
-        for entry in folders:
-            for name, file in entry.files.items():
-                yield self.path / entry.name / name, file
+    def _files(self) -> Iterator[MappedFile]:
+        """Every file that the manifest names."""
+        for segment in self.segments:
+            yield from segment.files.values()
+        yield from self.index_files.values()
 
     def info(self) -> dict[str, Any]:
         """Return what a person wants to know of a gallery, ready for JSON."""

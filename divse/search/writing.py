@@ -9,8 +9,9 @@ from typing import Any
 
 from divse.search.intake import SetsSource, blocks_of, unit_block
 from divse.search.manifest import Manifest, SegmentEntry
+from divse.search.mapping import map_file
 from divse.search.rows import ID, RowStream, first_duplicate
-from divse.search.segment import ROWS, map_rows
+from divse.search.segment import ROWS, rows_table
 from divse.search.segment_writer import SegmentWriter
 from divse.sets import EmbeddingSets
 
@@ -101,7 +102,8 @@ def _check_ids(folder: Path, manifest: Manifest, entry: SegmentEntry, taken: Any
     """Refuse ids that occur twice, also among those taken; return the next free integer id."""
     import pyarrow.compute as pc
 
-    column = map_rows(folder / entry.name / ROWS, manifest, entry).column(ID)
+    file = map_file(folder / entry.name / ROWS, entry.files[ROWS])
+    column = rows_table(file, manifest, entry).column(ID)
     twice = first_duplicate(column)
     if twice is None and taken is not None:
         again = taken.filter(pc.is_in(taken, value_set=column.combine_chunks()))

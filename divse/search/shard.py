@@ -1,0 +1,124 @@
+"""Searching one filled FAISS index, whatever its kind: clusters to probe, removed sets to skip."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from divse.search.segment import Segment
+
+
+def import_faiss() -> ModuleType:
+    """Import faiss; ImportError says what to do without it."""
+    try:
+        with warnings.catch_warnings():  # its SWIG layer warns about itself on new Pythons
+            warnings.simplefilter("ignore", DeprecationWarning)
+            import faiss
+    except ImportError as error:
+        raise ImportError(
+            f"the prefilter needs faiss ({error}): pip install 'divse[cpu]', or plan='exact'"
+        ) from None
+    module: ModuleType = faiss
+    return module
+
+
+@contextmanager
+def naming(spec: str) -> Iterator[None]:
+    """Turn FAISS's errors into a ValueError that names the factory string and FAISS's reason."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ValueError(
+            f"FAISS cannot make or search the index {spec!r} over inner products: {reason(error)}; "
+            "choose another factory string"
+        ) from None
+
+
+def reason(error: RuntimeError) -> str:
+    """What FAISS says, without the place in its source."""
+    return re.sub(r"^Error in .* at \S+:\d+: ", "", str(error).strip(), flags=re.DOTALL)
+
+
+def lists(index: Any) -> int:
+    """Clusters of an index, 1 if it has none."""
+    inverted = import_faiss().try_extract_index_ivf(index)
+    return 1 if inverted is None else int(inverted.nlist)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A filled FAISS index over one segment, whose element e is the e-th in the segment's file."""
+
+    index: Any
+    segment: Segment
+
+    def nearest(self, vectors: np.ndarray, count: int, probe: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return inner products (n, count) and the gallery's positions of the elements' owners.
+
+        -inf and -1 where no more were found; removed sets are never found.
+        """
+        faiss = import_faiss()
+        if self.segment.live is None:
+            return self._found(vectors, count, search_parameters(self.index, probe))
+        selector = faiss.IDSelectorBitmap(self._live_elements())
+        try:
+            parameters = search_parameters(self.index, probe, sel=selector)
+            return self._found(vectors, count, parameters)
+        except RuntimeError:  # product quantisers, for one, take no selector
+            return self._nearest_of_all(vectors, count, search_parameters(self.index, probe))
+
+    def _found(
+        self, vectors: np.ndarray, count: int, parameters: Any
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Products and owners (n, count); removed owners are left as -inf and -1."""
+        products, elements = self.index.search(vectors, count, params=parameters)
+        owners = self.segment.owners(np.maximum(elements, 0))
+        owners[elements < 0] = -1
+        return np.where(owners >= 0, products, -np.inf), owners
+
+    def _nearest_of_all(
+        self, vectors: np.ndarray, count: int, parameters: Any
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Search among removed elements too, deeper until enough others are found."""
+        entry, asked = self.segment.entry, count
+        while True:
+            asked = min(2 * asked, max(count, entry.elements))
+            products, owners = self._found(vectors, asked, parameters)
+            enough = (owners >= 0).sum(axis=1) >= min(count, entry.live_elements)
+            if enough.all() or asked >= entry.elements:
+                break
+        order = np.argsort(owners < 0, axis=1, kind="stable")[:, :count]
+        return np.take_along_axis(products, order, 1), np.take_along_axis(owners, order, 1)
+
+    def _live_elements(self) -> np.ndarray:
+        mask = np.zeros(self.segment.entry.elements, dtype=bool)
+        mask[self.segment.element_index(np.arange(self.segment.sets))] = True
+        return np.packbits(mask, bitorder="little")
+
+
+def search_parameters(index: Any, probe: int, **options: Any) -> Any:
+    """FAISS's parameters that look into `probe` clusters, wherever in the index these are.
+
+    `options` (`sel`) go to the innermost index. None where there is nothing to say, as many indexes
+    take no parameters at all.
+    """
+    faiss = import_faiss()
+    index = faiss.downcast_index(index)
+    if isinstance(index, faiss.IndexPreTransform):
+        inner = search_parameters(index.index, probe, **options)
+        return inner and faiss.SearchParametersPreTransform(index_params=inner)
+    if isinstance(index, faiss.IndexRefine):
+        inner = search_parameters(index.base_index, probe, **options)
+        return inner and faiss.IndexRefineSearchParameters(base_index_params=inner)
+    if isinstance(index, faiss.IndexIVF):
+        rabitq = isinstance(index, faiss.IndexIVFRaBitQ)
+        kind = faiss.IVFRaBitQSearchParameters if rabitq else faiss.SearchParametersIVF
+        return kind(nprobe=min(probe, index.nlist), **options)
+    return faiss.SearchParameters(**options) if options else None
