@@ -110,14 +110,15 @@ def test_gradients_repeat_bit_for_bit():
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-def test_memory_never_holds_the_cosines():
+def test_memory_never_holds_the_cosines(monkeypatch):
     """1024 x 8192 sets of 4: 512 MiB of fp32 cosines; inputs, scores and gradients are 112 MiB."""
+    monkeypatch.setattr("divse_kernels.products.WORKSPACE", 32 << 20)
     queries, gallery = unit(1024, 4, 256).requires_grad_(), unit(8192, 4, 256).requires_grad_()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     kernels.smooth_chamfer(queries, gallery).sum().backward()
     torch.cuda.synchronize()
-    assert torch.cuda.max_memory_allocated() - before < 160 << 20
+    assert torch.cuda.max_memory_allocated() - before < 256 << 20
 
 
 def test_more_than_2_31_elements():

@@ -121,13 +121,47 @@ def test_negative_cosines_are_no_smaller_than_padding():
         check(queries, gallery, similarity, parameters, lengths)
 
 
-@pytest.mark.parametrize("similarity", ["maxsim", "chamfer", "mil"])
-def test_gradients_are_refused_rather_than_lost(similarity):
-    queries, gallery = unit(2, 4, 32).requires_grad_(), unit(3, 4, 32, seed=1)
+@every_similarity
+@pytest.mark.parametrize("ragged", [False, True])
+def test_gradients(similarity, parameters, ragged):
+    sides = unit(5, 3, 40), unit(7, 4, 40, seed=1)
+    lengths = (None, None)
+    if ragged:
+        sizes = torch.tensor([3, 1, 2, 3, 2]), torch.tensor([1, 4, 3, 2, 4, 1, 2])
+        lengths = tuple(size.to(DEVICE) for size in sizes)
+    weights = torch.randn(5, 7, generator=torch.Generator().manual_seed(2)).to(DEVICE)
+
+    def gradients(function, dtype):
+        leaves = [side.to(dtype).requires_grad_() for side in sides]
+        scores = function(*leaves)
+        return torch.autograd.grad(scores, leaves, weights.to(scores.dtype))
+
+    def ours(q, g):
+        ql, gl = lengths
+        return kernels.scores(q, g, similarity, query_lengths=ql, gallery_lengths=gl, **parameters)
+
+    def spec(dtype):
+        return lambda q, g: specified(q, g, dtype, similarity, parameters, lengths)
+
+    found = gradients(ours, torch.float32)
+    plain = gradients(spec(torch.float32), torch.float32)
+    exact = gradients(spec(torch.float64), torch.float64)
+    for got, near, true in zip(found, plain, exact, strict=True):
+        assert_close_to_float64(got, near, true, scale=float(true.abs().max()))
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # opcheck's own
+def test_operator_and_its_gradient_pass_the_checks_of_torch():
+    queries, gallery = unit(2, 4, 32).requires_grad_(), unit(3, 3, 32, seed=1).requires_grad_()
+    torch.library.opcheck(torch.ops.divse.scores.default, (queries, gallery, "maxsim", None, None))
+
+
+def test_gradients_of_long_sets_are_refused_rather_than_lost():
+    queries, gallery = unit(2, 40, 32).requires_grad_(), unit(3, 4, 32, seed=1)
     with pytest.raises(ValueError, match="no gradient"):
-        kernels.scores(queries, gallery, similarity)
+        kernels.scores(queries, gallery, "maxsim")
     with torch.no_grad():
-        assert kernels.scores(queries, gallery, similarity).shape == (2, 3)
+        assert kernels.scores(queries, gallery, "maxsim").shape == (2, 3)
 
 
 def test_what_is_not_known_is_refused():

@@ -17,7 +17,6 @@ from divse.similarity.table import Similarity
 _OPERATIONS = frozenset(
     {"scores", "pairs", "candidates", "search", "hardest_negatives", "log_sum_exps"}
 )
-_ANY_GRADIENT = frozenset({"pairs", "hardest_negatives", "log_sum_exps"})
 
 
 def why_not(operation: str, queries: Sets, gallery: Sets, similarity: Similarity) -> str | None:
@@ -32,11 +31,8 @@ def why_not(operation: str, queries: Sets, gallery: Sets, similarity: Similarity
         return f"Triton is not installed ({error})"
     differentiable = queries.values.requires_grad or gallery.values.requires_grad
     differentiable = differentiable and torch.is_grad_enabled()
-    if differentiable:
-        if similarity.name != "smooth_chamfer" and operation not in _ANY_GRADIENT:
-            return f"it has no gradient for {similarity.name}"
-        if operation == "candidates":
-            return "it has no gradient for candidates"
+    if differentiable and operation == "candidates":
+        return "it has no gradient for candidates"
     # Without the sets themselves, as a conversion would copy them.
     q, g = queries.values[:0], gallery.values[:0]
     reason: str | None

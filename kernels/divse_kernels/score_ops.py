@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from divse_kernels import smooth_chamfer_forward
+from divse_kernels.backward_ops import scores_backward
 from divse_kernels.launch import Side
 from divse_kernels.long_ops import long_scores, longest_packed
 from divse_kernels.long_sets import LONGEST
@@ -35,6 +36,24 @@ def _scores(
 @_scores.register_fake
 def _(queries: Tensor, gallery: Tensor, *_: Any) -> Tensor:
     return queries.new_empty(queries.shape[0], gallery.shape[0], dtype=torch.float32)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    queries, gallery, ctx.similarity, query_lengths, gallery_lengths = inputs
+    ctx.save_for_backward(queries, gallery, query_lengths, gallery_lengths)
+
+
+def _backward(ctx: Any, grad_scores: Tensor) -> tuple[Tensor | None, ...]:
+    queries, gallery, query_lengths, gallery_lengths = ctx.saved_tensors
+    wanted = ctx.needs_input_grad[:2]
+    lengths = query_lengths, gallery_lengths
+    *grads, _ = scores_backward(
+        grad_scores, queries, gallery, ctx.similarity, 1.0, None, *lengths, *wanted, False
+    )
+    return *(g if w else None for g, w in zip(grads, wanted, strict=True)), None, None, None
+
+
+_scores.register_autograd(_backward, setup_context=_setup_context)
 
 
 def kernel_name(similarity: str, reduction: str) -> str:
@@ -69,8 +88,8 @@ def scores(
 
     Sets hold up to 1024 elements. A gallery of sets one after the other, without padding, is
     (total, D) with `gallery_offsets` (N + 1,): set n from offsets[n] to offsets[n + 1]. Other
-    arguments are those of `smooth_chamfer`. Returns (B, N) float32; only Smooth-Chamfer of up to
-    32 elements is differentiable, the others refuse tensors that need a gradient.
+    arguments are those of `smooth_chamfer`. Returns (B, N) float32, differentiable for sets of up
+    to 32 elements (equal maxima share it); longer ones refuse tensors that need a gradient.
     """
     name = kernel_name(similarity, reduction)
     sizes = (*queries.shape[1:2], *gallery.shape[1:2])
@@ -81,7 +100,6 @@ def scores(
         return smooth_chamfer(queries, gallery, alpha, log_mean, query_lengths, gallery_lengths)
     if not torch.compiler.is_compiling() and (reason := supports(queries, gallery)):
         raise ValueError(reason)
-    _refuse_gradient(similarity, queries, gallery)
     check_lengths("query_lengths", queries, query_lengths)
     check_lengths("gallery_lengths", gallery, gallery_lengths)
     return _scores(queries, gallery, name, query_lengths, gallery_lengths)
