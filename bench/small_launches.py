@@ -87,9 +87,36 @@ def scores(q: Tensor, g: Tensor, options: dict[str, Any]) -> Tensor:
 def gradient(q: Tensor, g: Tensor, options: dict[str, Any]) -> Tensor:
     """Gradients of a weighted sum of all scores, both sides."""
     q, g = q.detach().requires_grad_(), g.detach().requires_grad_()
-    found = divse.score(q, g, **options)
-    weights = torch.arange(found.numel(), device=q.device, dtype=found.dtype).view_as(found).cos()
-    return torch.cat([x.flatten() for x in torch.autograd.grad((found * weights).sum(), (q, g))])
+    return flat_gradient(divse.score(q, g, **options), q, g)
+
+
+def flat_gradient(found: Tensor, *inputs: Tensor) -> Tensor:
+    """Gradients of a weighted sum of what was found, one after the other."""
+    weights = torch.arange(found.numel(), device=found.device, dtype=found.dtype)
+    total = (found * weights.view_as(found).cos()).sum()
+    return torch.cat([x.flatten() for x in torch.autograd.grad(total, inputs)])
+
+
+def log_sum_exps(q: Tensor, g: Tensor, options: dict[str, Any]) -> Tensor:
+    """Gradients of log-sum-exps of all scores with sets of other groups, both ways."""
+    q, g = q.detach().requires_grad_(), g.detach().requires_grad_()
+    own, theirs = groups_of(q, g)
+    if options["impl"] == "reference":
+        scores = divse.score(q, g, **options).masked_fill(own[:, None] == theirs, -torch.inf)
+        found = scores.logsumexp(1), scores.logsumexp(0)
+    else:
+        found = divse_kernels.row_column_lse(q, g, own, theirs, **of_kernels(options))
+    return flat_gradient(torch.cat(found), q, g)
+
+
+def rbf_mean(q: Tensor, g: Tensor, options: dict[str, Any]) -> Tensor:
+    """Gradients of the mean of an RBF kernel, of elements of both sides and of one side."""
+    x, y = (sets.flatten(0, 1).detach().requires_grad_() for sets in (q, g))
+    if options["impl"] == "reference":
+        across, within = ((torch.cdist(x, other) * -0.5).exp().mean() for other in (y, x))
+    else:
+        across, within = divse_kernels.rbf_mean(x, y), divse_kernels.rbf_mean(x)
+    return torch.cat([flat_gradient(across, x, y), flat_gradient(within, x)])
 
 
 def pairs(q: Tensor, g: Tensor, options: dict[str, Any]) -> Tensor:
@@ -139,10 +166,15 @@ def of_kernels(options: dict[str, Any]) -> dict[str, Any]:
     return {name: v for name, v in options.items() if name not in ("impl", "unit_norm")}
 
 
+def groups_of(q: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+    """Each query is alone in its group, each gallery set with one of them."""
+    own, theirs = (torch.arange(len(sets), device=sets.device) for sets in (q, g))
+    return own, theirs % len(q)
+
+
 def hardest_negatives(q: Tensor, g: Tensor, options: dict[str, Any]) -> Tensor:
     """Scores of the hardest negatives that were found."""
-    groups = torch.arange(len(q), device=q.device), torch.arange(len(g), device=q.device) % len(q)
-    found = divse.hardest_negatives(q, g, groups, topn=2, **options)
+    found = divse.hardest_negatives(q, g, groups_of(q, g), topn=2, **options)
     plain = options | {"impl": "reference"}
     all_scores = divse.score(q.double(), g.double(), **plain)
     return all_scores.gather(1, found.clamp_min(0)).masked_fill(found < 0, 0.0)
@@ -158,7 +190,10 @@ OPERATIONS: dict[str, tuple[Operation, str]] = {
     "int8 search": (int8_search, "search"),
     "streamed search": (streamed_search, "search"),
     "hardest negatives": (hardest_negatives, "hardest_negatives"),
+    "log-sum-exps": (log_sum_exps, "pairs"),
+    "rbf mean": (rbf_mean, "pairs"),
 }
+DIFFERENTIATED = ("gradient", "log-sum-exps", "rbf mean")
 
 
 def refusal(case: Small, needs: str, q: Tensor, g: Tensor, differentiated: bool) -> str | None:
@@ -175,7 +210,7 @@ def check(case: Small, name: str, device: torch.device) -> Verdict | str:
     """Verdict of one operation on one case, or why there is no kernel."""
     operation, needs = OPERATIONS[name]
     q, g, options = case.sets(device)
-    why = refusal(case, needs, q, g, differentiated=name == "gradient")
+    why = refusal(case, needs, q, g, differentiated=name in DIFFERENTIATED)
     if why:
         return why
     if name == "int8 search" and case.dim % CODE_STEP:
