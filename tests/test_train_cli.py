@@ -95,6 +95,18 @@ def test_training_runs_through_the_kernels_it_claims(tmp_path, capsys, impl, mod
         assert kernels.launches["add_pairs"] == 2 * steps  # backward, for both sides
 
 
+def test_losses_of_all_pairs_hold_none_of_them_with_triton(tmp_path, capsys):
+    kernels = pytest.importorskip("divse_kernels")
+    divse.calls.clear()
+    kernels.launches.clear()
+    changes = {"loss__name": "info_nce", "train__impl": "triton", "train__epochs": 1}
+    words = tiny.arguments(model__dim=32, data__options=["pictures=8"], **changes)
+    train.main([*words, "--out", str(tmp_path)])
+    steps = divse.calls["triton.log_sum_exps"]
+    assert steps == kernels.launches["row_column_lse"] == kernels.launches["score_weights"] == 2
+    assert kernels.launches["rbf_sums"] == kernels.launches["rbf_weights"] == 3 * steps
+
+
 def test_native_serves_a_cpu_by_default(tmp_path, capsys):
     pytest.importorskip("divse_native")
     divse.calls.clear()
