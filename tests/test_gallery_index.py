@@ -135,3 +135,30 @@ def test_index_folder_that_is_gone_can_be_replaced(values, tmp_path):
         with pytest.raises(ValueError, match="trained.faiss is missing"):
             gallery.add(values[20:30])
         change(gallery).add(values[20:30]).verify()
+
+
+def test_gpus_search_where_they_can(tmp_path, monkeypatch):
+    """With a stand-in for faiss-gpu: its copy is asked first, the index itself where it refuses."""
+    import faiss
+
+    asked = []
+
+    class OnGpu:
+        def __init__(self, index):
+            self.index = index
+
+        def search(self, vectors, count, params=None):
+            asked.append(count)
+            if count > 20:
+                raise RuntimeError("GPU index only supports k <= 20")
+            return self.index.search(vectors, count, params=params)
+
+    gallery = Gallery.create(tmp_path / "g", clustered(30)).build_index("Flat")
+    vectors = clustered(3, seed=1)[:, 0]
+    expected = [open_index(gallery).owners(vectors, n, 1) for n in (5, 40)]
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1, raising=False)
+    monkeypatch.setattr(faiss, "index_cpu_to_all_gpus", OnGpu, raising=False)
+    found = [open_index(gallery).owners(vectors, n, 1) for n in (5, 40)]
+    assert asked == [5, 40]
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(a, b)

@@ -18,7 +18,7 @@ from divse.search.element_index import ElementIndex, Progress, Trained, fill, tr
 from divse.search.manifest import TRAINED, FileEntry, GalleryError, IndexEntry, SegmentEntry
 from divse.search.mapping import MappedFile, map_file
 from divse.search.segment import Segment
-from divse.search.shard import Shard, import_faiss, reason
+from divse.search.shard import Shard, copy_on_gpus, import_faiss, reason
 from divse.search.snapshot import Snapshot
 
 BUFFER_BYTES = 1 << 20  # of an index file between two calls of FAISS
@@ -39,7 +39,8 @@ def open_index(snapshot: Snapshot, progress: Progress | None = None) -> ElementI
     shards = []
     for segment in snapshot.segments:
         index = None if stored is None else _read_shard(stored, segment)
-        shards.append(Shard(index or fill(trained, segment, progress), segment))
+        index = index or fill(trained, segment, progress)
+        shards.append(Shard(index, segment, copy_on_gpus(index)))
     return ElementIndex(tuple(shards), spec)
 
 

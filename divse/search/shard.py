@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -54,10 +54,15 @@ def lists(index: Any) -> int:
 
 @dataclass(frozen=True)
 class Shard:
-    """A filled FAISS index over one segment, whose element e is the e-th in the segment's file."""
+    """A filled FAISS index over one segment, whose element e is the e-th in the segment's file.
+
+    `copy` is the same on GPUs, if there are any; they take no selectors, and not any number of
+    neighbours: then the index itself is searched.
+    """
 
     index: Any
     segment: Segment
+    copy: Any = None
 
     def nearest(self, vectors: np.ndarray, count: int, probe: int) -> tuple[np.ndarray, np.ndarray]:
         """Return inner products (n, count) and the gallery's positions of the elements' owners.
@@ -66,7 +71,11 @@ class Shard:
         """
         faiss = import_faiss()
         if self.segment.live is None:
-            return self._found(vectors, count, search_parameters(self.index, probe))
+            parameters = search_parameters(self.index, probe)
+            if self.copy is not None:
+                with suppress(RuntimeError):
+                    return self._found(vectors, count, parameters, self.copy)
+            return self._found(vectors, count, parameters)
         selector = faiss.IDSelectorBitmap(self._live_elements())
         try:
             parameters = search_parameters(self.index, probe, sel=selector)
@@ -75,10 +84,10 @@ class Shard:
             return self._nearest_of_all(vectors, count, search_parameters(self.index, probe))
 
     def _found(
-        self, vectors: np.ndarray, count: int, parameters: Any
+        self, vectors: np.ndarray, count: int, parameters: Any, index: Any = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Products and owners (n, count); removed owners are left as -inf and -1."""
-        products, elements = self.index.search(vectors, count, params=parameters)
+        products, elements = (index or self.index).search(vectors, count, params=parameters)
         owners = self.segment.owners(np.maximum(elements, 0))
         owners[elements < 0] = -1
         return np.where(owners >= 0, products, -np.inf), owners
@@ -101,6 +110,16 @@ class Shard:
         mask = np.zeros(self.segment.entry.elements, dtype=bool)
         mask[self.segment.element_index(np.arange(self.segment.sets))] = True
         return np.packbits(mask, bitorder="little")
+
+
+def copy_on_gpus(index: Any) -> Any:
+    """Return a copy of an index on all GPUs, or None: no GPU, or none that can hold its kind."""
+    faiss = import_faiss()
+    if not getattr(faiss, "get_num_gpus", lambda: 0)():
+        return None
+    with suppress(RuntimeError):
+        return faiss.index_cpu_to_all_gpus(index)
+    return None
 
 
 def search_parameters(index: Any, probe: int, **options: Any) -> Any:
