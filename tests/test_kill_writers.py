@@ -27,6 +27,6 @@ def test_two_hundred_kills_lose_nothing(tmp_path):
 
 
 def test_readers_beside_a_writer_see_committed_states_only(tmp_path):
-    done = run("soak_gallery.py", tmp_path, "--seconds", 30)
+    done = run("soak_gallery.py", tmp_path, "--seconds", 60)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "every answer was exact" in done.stdout
