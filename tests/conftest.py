@@ -10,6 +10,7 @@ import torch
 
 pytest_plugins = ["cli_cases"]
 BENCH = Path(__file__).resolve().parents[1] / "bench"
+os.environ["HF_HUB_OFFLINE"] = "1"  # a test that would ask the hub fails at once
 HAS_GPU = torch.cuda.is_available()
 if not HAS_GPU:
     os.environ["TRITON_INTERPRET"] = "1"

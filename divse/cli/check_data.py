@@ -65,7 +65,7 @@ def need(config: Config) -> str:
     """What settings lack to run here, as a comment; nothing if they run."""
     try:
         config = check(find_weights(config))
-        check_encoders(config)
+        check_encoders(config, fetch=False)  # a look at data does not wait for the network
     except (ValueError, FileNotFoundError, ImportError) as error:
         return f"  # {error}"
     return ""

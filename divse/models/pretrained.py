@@ -43,13 +43,17 @@ def model_folder(path: str, setting: str = "text.path") -> str | Path:
     )
 
 
-def transformers_config(path: str, setting: str) -> Any:
-    """Read the configuration of a transformers model, which shows that it is there."""
+def transformers_config(path: str, setting: str, fetch: bool = True) -> Any:
+    """Read the configuration of a transformers model, which shows that it is there.
+
+    With `fetch` False a model of the hub is looked for among those fetched before.
+    """
     from transformers import AutoConfig
 
     folder = model_folder(path, setting)
+    local = isinstance(folder, Path) or not fetch
     try:
-        return AutoConfig.from_pretrained(folder, local_files_only=isinstance(folder, Path))
+        return AutoConfig.from_pretrained(folder, local_files_only=local)
     except OSError as error:
         raise not_there(setting, path, f"hf download {folder} --local-dir FOLDER", error) from None
 

@@ -85,8 +85,8 @@ def check_impl(config: Config, device: torch.device) -> None:
     explain(sets, sets, config.loss.similarity, impl=config.train.impl)
 
 
-def check_encoders(config: Config) -> None:
-    """Refuse encoders whose package, name or files are not there."""
+def check_encoders(config: Config, fetch: bool = True) -> None:
+    """Refuse encoders whose package, name or files are not there; `fetch`: the hub is asked too."""
     packages = {"timm": "timm", "transformer": "transformers"}
     for encoder in (config.image.encoder, config.text.encoder):
         if encoder in packages and find_spec(packages[encoder]) is None:
@@ -100,9 +100,9 @@ def check_encoders(config: Config) -> None:
     if config.image.weights:
         weights_file(config.image.weights)
     if config.image.encoder == "transformer":
-        transformers_config(config.image.name, "image.name")
+        transformers_config(config.image.name, "image.name", fetch)
     if config.text.encoder == "transformer":
-        transformers_config(config.text.path, "text.path")
+        transformers_config(config.text.path, "text.path", fetch)
     if config.text.vectors:
         vectors_file(config.text.vectors)
 
