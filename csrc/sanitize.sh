@@ -22,7 +22,13 @@ preload="$("${CXX:-c++}" -print-file-name=libasan.so) $("${CXX:-c++}" -print-fil
 
 # Python itself never frees all it allocates, so leaks are not looked for.
 export LD_PRELOAD=$preload ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1
-export PYTHONPATH=$build OMP_NUM_THREADS=1
+export PYTHONPATH=$build:$PWD:$PWD/kernels OMP_NUM_THREADS=1
+# An editable install finds its own build before any path: it is left out, in every process.
+cat >"$build/sitecustomize.py" <<'END'
+import sys
+
+sys.meta_path[:] = [f for f in sys.meta_path if not type(f).__module__.startswith("_editable_")]
+END
 loaded=$("$python" -c 'import divse_native; print(divse_native.__file__)')
 [[ $loaded == "$build"/* ]] || { echo "tested would be $loaded, not the build above" >&2; exit 1; }
 "$python" -m pytest -p no:cacheprovider --hypothesis-seed=0 -n "${WORKERS:-2}" \
