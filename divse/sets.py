@@ -196,3 +196,11 @@ class EmbeddingSets:
             own = torch.full((len(block),), block.k, device=tensor.device)
             lengths.append(own if block.lengths is None else as_tensor(block.lengths))
         return EmbeddingSets(torch.cat(values), torch.cat(lengths) if ragged else None)
+
+
+def pad_elements(elements: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Return packed elements (total, D) of sets of ``lengths`` (N,) as (N, K, D), zero-padded."""
+    real = np.arange(lengths.max(initial=1)) < lengths[:, None]
+    values = np.zeros((*real.shape, elements.shape[1]), elements.dtype)
+    values[real] = elements
+    return values

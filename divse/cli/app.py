@@ -177,10 +177,12 @@ def query(
         usage("--lengths goes with --embeddings")
     if embeddings is not None and model is not None:
         usage("--embeddings need no --model")
-    if sum((exact, certified, candidates is not None)) > 1:
+    named = {"exact": exact, "certified": certified, "prefilter": candidates is not None}
+    if sum(named.values()) > 1:
         usage("--candidates, --exact and --certified are different plans: give one of them")
     one_of("--format", format, ("table", "json"))
     one_of("--impl", impl, ("auto", "native", "triton", "reference"))
+    plan = next((name for name, given in named.items() if given), "auto")
     asked = QueryRequest(
         gallery=gallery,
         embeddings=embeddings,
@@ -189,13 +191,7 @@ def query(
         texts=text or [],
         images=image or [],
         topk=topk,
-        plan="exact"
-        if exact
-        else "certified"
-        if certified
-        else "prefilter"
-        if candidates
-        else "auto",
+        plan=plan,
         depth=candidates,
         impl=impl,
         similarity=similarity,

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from divse.sets import Array, EmbeddingSets
+from divse.sets import Array, EmbeddingSets, pad_elements
 
 READ_BYTES = 1 << 25  # of fp32 values at a time
 
@@ -162,15 +162,7 @@ def _packed(
     for start in range(0, len(lengths), step):
         sizes = np.asarray(lengths[start : start + step], dtype=np.int64)
         elements = read(slice(int(offsets[start]), int(offsets[start + len(sizes)])))
-        yield _padded(np.asarray(elements, dtype=np.float32), sizes)
-
-
-def _padded(elements: np.ndarray, sizes: np.ndarray) -> EmbeddingSets:
-    """Sets of packed elements (total, D), of `sizes` elements each."""
-    real = np.arange(sizes.max(initial=1)) < sizes[:, None]
-    values = np.zeros((*real.shape, elements.shape[1]), dtype=elements.dtype)
-    values[real] = elements
-    return EmbeddingSets(values, sizes)
+        yield EmbeddingSets(pad_elements(np.asarray(elements, dtype=np.float32), sizes), sizes)
 
 
 def _read_parquet(path: Path, lengths: np.ndarray | None) -> Source:
@@ -215,8 +207,8 @@ def _parquet_blocks(path: Path, name: str) -> Iterator[EmbeddingSets]:
         elements = flat.to_numpy(zero_copy_only=False)
         if elements.dtype != np.float16:
             elements = elements.astype(np.float32)
-        block = _padded(elements.reshape(len(vectors), -1), lengths)
-        yield block if ragged else EmbeddingSets(block.values)
+        values = pad_elements(elements.reshape(len(vectors), -1), lengths)
+        yield EmbeddingSets(values, lengths if ragged else None)
 
 
 def _list_sizes(lists: Any) -> Any:

@@ -23,7 +23,7 @@ import numpy as np
 
 from divse.search.manifest import GalleryError, Manifest, Removed, SegmentEntry
 from divse.search.mapping import MappedFile, as_array, as_table, map_files
-from divse.sets import EmbeddingSets
+from divse.sets import EmbeddingSets, pad_elements
 
 EMBEDDINGS, OFFSETS, ROWS = "embeddings.npy", "offsets.npy", "rows.arrow"
 CODES, SCALES, RESIDUALS = "codes.npy", "scales.npy", "residuals.npy"
@@ -126,7 +126,7 @@ class Segment:
         if self.offsets is None:
             return self.embeddings[own], None
         lengths = self.lengths(rows)
-        return _padded(self.embeddings[self.element_index(rows)], lengths), lengths
+        return pad_elements(self.embeddings[self.element_index(rows)], lengths), lengths
 
     def verify(self) -> None:
         """Check what checksums cannot: that all elements are unit vectors."""
@@ -164,14 +164,6 @@ class Segment:
         """The gallery's positions of sets that lie at `own` in the files, none of them removed."""
         rows = own if self.live is None else np.searchsorted(self.live, own)
         return np.asarray(rows + self.start)
-
-
-def _padded(elements: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Return packed elements (total, D) as sets (n, K, D) padded with zeros."""
-    real = np.arange(lengths.max(initial=1)) < lengths[:, None]
-    values = np.zeros((*real.shape, elements.shape[1]), elements.dtype)
-    values[real] = elements
-    return values
 
 
 def rows_table(file: MappedFile, manifest: Manifest, entry: SegmentEntry) -> Any:
