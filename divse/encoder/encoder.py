@@ -208,15 +208,25 @@ class DivSE:
 
         For a model that reads regions: arrays (R, C) of features, R from picture to picture.
         """
-        if self.config.image.encoder == "regions":
-            return self._encode(images, self._embed_regions, batch_size, "images")
 
         def embed(some: Sequence[Any]) -> SetOutput:
-            arrays = [resize(picture_array(image), self.config.image.size) for image in some]
-            pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
-            return self.model.images(pixels.contiguous().to(self.device))
+            return self.model.images(*self._image_inputs(some))
 
         return self._encode(images, embed, batch_size, "images")
+
+    @torch.no_grad()
+    def attend_images(self, images: Sequence[str | Path | Picture | Any]) -> Tensor:
+        """Attention map of each element of a few pictures, taken as by `encode_images`.
+
+        Returns (N, K, rows, columns) of the encoder's grid, or (N, K, R) of regions, which are
+        padded with zeros; a map sums to one.
+        """
+        if isinstance(images, str | Path) or not len(images):
+            raise ValueError("images: got no list of pictures; wrap a single one in [ ]")
+        self.model.eval()
+        maps = self.model.image.attend(*self._image_inputs(images)).cpu()
+        shape: Any = self.model.image.encoder.shape
+        return maps.reshape(*maps.shape[:2], *(shape or maps.shape[2:]))
 
     def encode_texts(self, texts: Sequence[str], batch_size: int = 256) -> EmbeddingSets:
         """Captions -> sets (N, K, D), on the CPU."""
@@ -232,11 +242,16 @@ class DivSE:
 
         return self._encode(texts, embed, batch_size, "texts")
 
-    def _embed_regions(self, some: Sequence[Any]) -> SetOutput:
+    def _image_inputs(self, some: Sequence[Any]) -> tuple[Tensor, ...]:
+        """What the image tower reads: pixels, or padded regions and their counts."""
+        if self.config.image.encoder != "regions":
+            arrays = [resize(picture_array(image), self.config.image.size) for image in some]
+            pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
+            return (pixels.contiguous().to(self.device),)
         rows = [region_array(features) for features in some]
         counts = torch.tensor([len(row) for row in rows])
         padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        return self.model.images(padded.to(self.device), counts.to(self.device))
+        return padded.to(self.device), counts.to(self.device)
 
     @torch.no_grad()
     def _encode(

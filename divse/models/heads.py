@@ -3,10 +3,14 @@
 A head is `Head(config, input_dim)`; its forward takes inputs (B, N, C), a mask (B, N) of the real
 inputs or None, and positions (N, C) or (B, N, C) or None. Its last layer is a layer norm called
 `norm`, except where `norm_after` is true: then the tower normalises the sum of elements and global
-feature. To add one: write the class, add a line to HEADS.
+feature. `attend` takes the same and gives the attention map of each element, (B, K, N), which sums
+to one over the inputs (mean over attention heads, of the last block). To add one: write the class,
+add a line to HEADS.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +18,7 @@ from torch import Tensor, nn
 from divse.models.config import HeadConfig
 from divse.models.slot_attention import (
     AggregationBlock,
+    Memory,
     SlotAttention,
     clear_padding,
     pooling_weights,
@@ -39,14 +44,34 @@ class SetPrediction(nn.Module):
         self, inputs: Tensor, mask: Tensor | None = None, positions: Tensor | None = None
     ) -> Tensor:
         """Inputs (B, N, C) -> slots (B, K, D), layer-normalised."""
+        memories = self._memories(inputs, mask, positions)
+        normed: Tensor = self.norm(self._refined(self.steps, memories, mask))
+        return normed
+
+    def attend(
+        self, inputs: Tensor, mask: Tensor | None = None, positions: Tensor | None = None
+    ) -> Tensor:
+        """Attention maps (B, K, N) of the last block over inputs (B, N, C)."""
+        memories = self._memories(inputs, mask, positions)
+        slots = self._refined(self.steps - 1, memories, mask)
+        i = (self.steps - 1) % len(self.blocks)
+        block: Any = self.blocks[i]
+        weights: Tensor = block.attend(slots, memories[i], mask).mean(dim=1)
+        return weights
+
+    def _memories(
+        self, inputs: Tensor, mask: Tensor | None, positions: Tensor | None
+    ) -> list[Memory]:
         inputs = clear_padding(inputs, mask)
-        slots = self.slots.expand(len(inputs), -1, -1)
-        memories = [block.memory(inputs, positions) for block in self.blocks]  # type: ignore
-        for step in range(self.steps):
+        return [block.memory(inputs, positions) for block in self.blocks]  # type: ignore
+
+    def _refined(self, steps: int, memories: list[Memory], mask: Tensor | None) -> Tensor:
+        """Slots (B, K, D) after so many blocks."""
+        slots = self.slots.expand(len(memories[0].keys), -1, -1)
+        for step in range(steps):
             i = step % len(self.blocks)
             slots = self.blocks[i](slots, memories[i], mask)
-        normed: Tensor = self.norm(slots)
-        return normed
+        return slots
 
 
 class Transformer(SetPrediction):
@@ -79,10 +104,17 @@ class PIENet(nn.Module):
     ) -> Tensor:
         """Inputs (B, N, C) -> elements (B, K, D)."""
         inputs = clear_padding(inputs, mask)
-        logits = self.maps(self.hidden(inputs).tanh()).transpose(1, 2)  # (B, K, N)
-        weights = pooling_weights(logits[:, None], mask)[:, 0].to(inputs.dtype)
+        weights = self.attend(inputs, mask).to(inputs.dtype)
         elements: Tensor = self.dropout(self.out(weights @ inputs).sigmoid())
         return elements
+
+    def attend(
+        self, inputs: Tensor, mask: Tensor | None = None, positions: Tensor | None = None
+    ) -> Tensor:
+        """Attention maps (B, K, N) over inputs (B, N, C)."""
+        inputs = clear_padding(inputs, mask)
+        logits = self.maps(self.hidden(inputs).tanh()).transpose(1, 2)  # (B, K, N)
+        return pooling_weights(logits[:, None], mask)[:, 0]
 
 
 class AttentionPooling(nn.Module):
@@ -106,11 +138,23 @@ class AttentionPooling(nn.Module):
         self, inputs: Tensor, mask: Tensor | None = None, positions: Tensor | None = None
     ) -> Tensor:
         """Inputs (B, N, C) -> pooled elements (B, K, D), layer-normalised."""
-        inputs = self.norm_inputs(clear_padding(inputs, mask))
-        queries = self.queries.expand(len(inputs), -1, -1)
-        pooled = self.attention(queries, self.attention.memory(inputs, positions), mask)
+        pooled = self.attention(*self._reading(inputs, mask, positions), mask)
         normed: Tensor = self.norm(self.dropout(pooled))
         return normed
+
+    def attend(
+        self, inputs: Tensor, mask: Tensor | None = None, positions: Tensor | None = None
+    ) -> Tensor:
+        """Attention maps (B, K, N) over inputs (B, N, C)."""
+        return self.attention.attend(*self._reading(inputs, mask, positions), mask).mean(dim=1)
+
+    def _reading(
+        self, inputs: Tensor, mask: Tensor | None, positions: Tensor | None
+    ) -> tuple[Tensor, Memory]:
+        """Queries (B, K, D) and what they read."""
+        inputs = self.norm_inputs(clear_padding(inputs, mask))
+        queries = self.queries.expand(len(inputs), -1, -1)
+        return queries, self.attention.memory(inputs, positions)
 
 
 HEADS: dict[str, type[nn.Module]] = {

@@ -97,13 +97,17 @@ class SlotAttention(nn.Module):
 
     def forward(self, slots: Tensor, memory: Memory, mask: Tensor | None) -> Tensor:
         """Attend from slots (B, K, D) to the memory of the inputs -> (B, K, D)."""
-        query = self._split(self.query(slots))  # (B, H, K, d)
-        logits = query @ memory.keys.transpose(2, 3) * self.scale  # (B, H, K, N)
-        weights = self.weights(logits, mask).to(memory.values.dtype)
+        weights = self.attend(slots, memory, mask).to(memory.values.dtype)
         update: Tensor = self.dropout(
             self.out((weights @ memory.values).transpose(1, 2).flatten(2))
         )
         return update
+
+    def attend(self, slots: Tensor, memory: Memory, mask: Tensor | None) -> Tensor:
+        """Weights (B, H, K, N) of the inputs in what each slot receives; they sum to one over N."""
+        query = self._split(self.query(slots))  # (B, H, K, d)
+        logits = query @ memory.keys.transpose(2, 3) * self.scale  # (B, H, K, N)
+        return self.weights(logits, mask)
 
     def _split(self, x: Tensor) -> Tensor:
         samples, count, inner = x.shape
@@ -135,6 +139,10 @@ class AggregationBlock(nn.Module):
         slots = slots + self.attention(self.norm_slots(slots), memory, mask)
         refined: Tensor = slots + self.feedforward(self.norm_feedforward(slots))
         return refined
+
+    def attend(self, slots: Tensor, memory: Memory, mask: Tensor | None) -> Tensor:
+        """Weights (B, H, K, N) with which the slots (B, K, D) read."""
+        return self.attention.attend(self.norm_slots(slots), memory, mask)
 
 
 def length_mask(lengths: Tensor | None, size: int) -> Tensor | None:

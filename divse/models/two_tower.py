@@ -26,6 +26,14 @@ class SetOutput(NamedTuple):
     slots: Tensor
 
 
+class Reading(NamedTuple):
+    """Arguments of a head: inputs (B, N, C), mask (B, N) or None, positions or None."""
+
+    inputs: Tensor
+    mask: Tensor | None
+    positions: Tensor | None
+
+
 class Tower(nn.Module):
     """One modality: encoder, head, and the global feature that every element shares.
 
@@ -71,18 +79,31 @@ class Tower(nn.Module):
 
     def embed(self, local: Local) -> SetOutput:
         """Local features -> sets."""
+        reading, pooled = self._read(local)
+        slots = self.head(*reading)
+        if self.standardize is not None:
+            pooled = self.standardize(pooled)
+        common = self.project(self.dropout(pooled))[:, None]
+        joined = self.norm(slots + common) if self.norm_after else slots + self.norm(common)
+        return SetOutput(F.normalize(joined.float(), dim=-1), slots)
+
+    def attend(self, *raw: Tensor) -> Tensor:
+        """Raw input -> attention map of each element (B, K, N): zero on padding, sum 1 over N."""
+        reading, _ = self._read(self.local(*raw))
+        attend: Any = self.head.attend
+        weights: Tensor = attend(*reading)
+        return weights
+
+    def _read(self, local: Local) -> tuple[Reading, Tensor]:
+        """What the head reads, and the global feature (B, G)."""
         if self.projection is not None:
             real = length_mask(local.lengths, local.values.shape[1])
             local = local._replace(values=self.projection(local.values, real))
         mask = self.visible(local)
         inputs, pooled = self.encoder(local, mask)
         shape: Any = self.encoder.shape
-        slots = self.head(inputs, mask, positions(self.positions, shape, inputs, local.lengths))
-        if self.standardize is not None:
-            pooled = self.standardize(pooled)
-        common = self.project(self.dropout(pooled))[:, None]
-        joined = self.norm(slots + common) if self.norm_after else slots + self.norm(common)
-        return SetOutput(F.normalize(joined.float(), dim=-1), slots)
+        places = positions(self.positions, shape, inputs, local.lengths)
+        return Reading(inputs, mask, places), pooled
 
     def visible(self, local: Local) -> Tensor | None:
         """Mask (B, N) of the inputs that are real and not hidden by dropout; None if all are."""
