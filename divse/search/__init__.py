@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from divse.search.explanation import HitExplanation, explain_hits
     from divse.search.gallery import Gallery
     from divse.search.manifest import GalleryError
     from divse.search.searcher import Searcher, SearchPlan, SearchResult
@@ -19,12 +20,22 @@ if TYPE_CHECKING:
 _LAZY = {
     "Gallery": "divse.search.gallery",
     "GalleryError": "divse.search.manifest",
+    "HitExplanation": "divse.search.explanation",
     "SearchPlan": "divse.search.searcher",
     "SearchResult": "divse.search.searcher",
     "Searcher": "divse.search.searcher",
+    "explain_hits": "divse.search.explanation",
 }
 
-__all__ = ["Gallery", "GalleryError", "SearchPlan", "SearchResult", "Searcher"]
+__all__ = [
+    "Gallery",
+    "GalleryError",
+    "HitExplanation",
+    "SearchPlan",
+    "SearchResult",
+    "Searcher",
+    "explain_hits",
+]
 
 
 def __getattr__(name: str) -> Any:
