@@ -41,7 +41,8 @@ def test_maps_are_those_that_the_last_block_reads_with(name):
     )
     inputs = torch.randn(1, 5, 10)
     head(inputs)
-    torch.testing.assert_close(head.attend(inputs), seen[-1].mean(1))
+    last = seen[-1]
+    torch.testing.assert_close(head.attend(inputs), last.mean(1))
 
 
 def test_slots_compete_for_every_input():
