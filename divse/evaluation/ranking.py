@@ -1,0 +1,249 @@
+"""Places of fitting items among all others, for many judgements at once, never storing all scores.
+
+`negatives_ahead` scores the matrix in strips of rows, in tiles. Everything that is measured here
+follows from one number a fitting item: how many *negatives* (items of the gallery that do not fit)
+score at least as high. **Ties count against the model**: scores that differ by less than `TIE` of
+their size are level. Counting needs no mask of what fits: all items at or above a score are
+counted, then the fitting ones among them, which are few and known, are taken off.
+
+Where queries are rows, a strip holds all there is to know. Where they are columns, a first pass
+over the tiles that hold fitting pairs finds the scores to beat; those tiles are scored twice.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+
+import numpy as np
+
+from divse.evaluation.judgement import Array, Judgement
+from divse.evaluation.scores import Scores
+
+#: Relative difference below which two scores are equal: the fp32 slack of every implementation.
+TIE = 8 * float(np.finfo(np.float32).eps)
+STRIP = 1 << 25  # scores of a strip at most: 128 MiB of fp32
+
+Progress = Callable[[str, int, int], object]  # what is done, rows done, rows in all
+
+
+def negatives_ahead(
+    scores: Scores,
+    judgements: Sequence[Judgement],
+    *,
+    block: int = 1024,
+    progress: Progress | None = None,
+) -> list[Array]:
+    """Count, for each judgement, the negatives at or above its fitting items.
+
+    Returns for each judgement int64 (Q,), the count above the best item of each query; or, where
+    it asks for `every` item, (P,): the counts of each query's items, best item first.
+    """
+    if block < 1:
+        raise ValueError(f"block must be at least 1 set, got {block}")
+    for judgement in judgements:
+        judgement.check(scores.shape)
+    rows = [_ByRow(judgement) for judgement in judgements if not judgement.by_column]
+    columns = [_ByColumn(judgement) for judgement in judgements if judgement.by_column]
+    tiles = _Tiles(scores, block)
+    tell = progress or (lambda what, step, total: None)
+    if columns:
+        for strip in tiles.strips():
+            for counter in columns:
+                counter.collect(tiles, strip)
+            tell("fitting pairs", strip.stop - strip.start, scores.shape[0])
+        for counter in columns:
+            counter.settle()
+    counters: list[_Counter] = [*rows, *columns]
+    for strip in tiles.strips():
+        whole = tiles.whole(strip)
+        for each in counters:
+            each.count(whole, strip)
+        tell("ranking", strip.stop - strip.start, scores.shape[0])
+    done = {id(each.judgement): each.ahead for each in counters}
+    return [done[id(judgement)] for judgement in judgements]
+
+
+class _Tiles:
+    """Strips of rows of a score matrix, scored in tiles; the last ones are kept."""
+
+    def __init__(self, scores: Scores, block: int) -> None:
+        self.scores, self.block = scores, block
+        self.rows, self.columns = scores.shape
+        self.height = max(1, min(block, STRIP // self.columns))
+        kept = max(1, STRIP // (self.height * block))  # small problems are scored once
+        self._scored = lru_cache(maxsize=kept)(
+            lambda a, b, c, d: scores.tile(slice(a, b), slice(c, d))
+        )
+
+    def strips(self) -> Iterator[slice]:
+        for start in range(0, self.rows, self.height):
+            yield slice(start, min(start + self.height, self.rows))
+
+    def tile(self, strip: slice, start: int) -> Array:
+        stop = min(start + self.block, self.columns)
+        return self._scored(strip.start, strip.stop, start, stop)
+
+    def whole(self, strip: slice) -> Array:
+        """All columns of a strip."""
+        if self.columns <= self.block:
+            return self.tile(strip, 0)
+        first = self.tile(strip, 0)
+        whole = np.empty((len(first), self.columns), first.dtype)
+        whole[:, : self.block] = first
+        for start in range(self.block, self.columns, self.block):
+            whole[:, start : start + self.block] = self.tile(strip, start)
+        return whole
+
+
+class _Counter(ABC):
+    """Counts of one judgement."""
+
+    def __init__(self, judgement: Judgement) -> None:
+        self.judgement = judgement
+        self.ahead = np.zeros(len(judgement.items) if judgement.every else len(judgement), np.int64)
+
+    def needed(self, found: Array, queries: slice) -> Array:
+        """Scores at which a negative draws level, of the items of some queries.
+
+        Of every item, best first within its query, or of each query's best; and takes the fitting
+        items that reach them off the counts.
+        """
+        offsets = self.judgement.offsets[queries.start : queries.stop + 1]
+        offsets = offsets - offsets[0]
+        owner = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+        if not self.judgement.every:
+            level = slack(np.maximum.reduceat(found, offsets[:-1]))
+            self.ahead[queries] -= np.add.reduceat(found >= level[owner], offsets[:-1])
+            return level
+        falling = found[np.lexsort((-found, owner))]
+        level = slack(falling)
+        window = self.window(queries)
+        for begin, end in zip(offsets[:-1], offsets[1:], strict=True):
+            reach = np.searchsorted(-falling[begin:end], -level[begin:end], side="right")
+            self.ahead[window.start + begin : window.start + end] -= reach
+        return level
+
+    @abstractmethod
+    def count(self, whole: Array, strip: slice) -> None:
+        """Count what a strip of rows, all their columns, holds."""
+
+    def window(self, queries: slice) -> slice:
+        """Where the items of some queries stand."""
+        offsets = self.judgement.offsets
+        return slice(int(offsets[queries.start]), int(offsets[queries.stop]))
+
+
+class _ByRow(_Counter):
+    """Queries are rows: a strip holds everything about its own."""
+
+    def count(self, whole: Array, strip: slice) -> None:
+        judgement = self.judgement
+        queries = span(judgement.queries, strip)
+        if queries.start == queries.stop:
+            return
+        local = judgement.queries[queries] - strip.start
+        window = self.window(queries)
+        rows = np.repeat(local, judgement.counts[queries])
+        level = self.needed(whole[rows, judgement.items[window]].astype(np.float64), queries)
+        part = taken(taken(whole, local, 0), judgement.gallery, 1)
+        own = None
+        if judgement.skip_self:
+            own = whole[local, judgement.queries[queries]]
+        if judgement.every:
+            self._count_every(part, level, own, window, queries)
+            return
+        bar = at_least(level, part.dtype)
+        self.ahead[queries] += np.count_nonzero(part >= bar[:, None], axis=1)
+        if own is not None:
+            self.ahead[queries] -= own >= bar
+
+    def _count_every(
+        self, part: Array, level: Array, own: Array | None, window: slice, queries: slice
+    ) -> None:
+        bar = at_least(level, part.dtype)
+        offsets = self.judgement.offsets[queries.start : queries.stop + 1] - window.start
+        rising = np.sort(part, axis=1)
+        for row, (begin, end) in enumerate(zip(offsets[:-1], offsets[1:], strict=True)):
+            reach = part.shape[1] - np.searchsorted(rising[row], bar[begin:end])
+            if own is not None:
+                reach -= own[row] >= bar[begin:end]
+            self.ahead[window.start + begin : window.start + end] += reach
+
+
+class _ByColumn(_Counter):
+    """Queries are columns: their fitting items' scores are collected before anything is counted."""
+
+    def __init__(self, judgement: Judgement) -> None:
+        super().__init__(judgement)
+        owner = np.repeat(np.arange(len(judgement)), judgement.counts)
+        self.order = np.argsort(judgement.items, kind="stable")  # fitting pairs by row
+        self.rows = judgement.items[self.order]
+        self.columns = judgement.queries[owner][self.order]
+        self.found = np.empty(len(owner))
+        self.level: Array = np.empty(0)
+
+    def collect(self, tiles: _Tiles, strip: slice) -> None:
+        """Score the tiles of a strip that hold fitting pairs, and keep the pairs' scores."""
+        mine = span(self.rows, strip)
+        columns, places = self.columns[mine], self.order[mine]
+        for number in np.unique(columns // tiles.block):
+            inside = columns // tiles.block == number
+            start = int(number) * tiles.block
+            tile = tiles.tile(strip, start)
+            self.found[places[inside]] = tile[
+                self.rows[mine][inside] - strip.start, columns[inside] - start
+            ]
+
+    def settle(self) -> None:
+        """Fix the scores to beat, once all are there."""
+        self.level = self.needed(self.found, slice(0, len(self.judgement)))
+
+    def count(self, whole: Array, strip: slice) -> None:
+        judgement = self.judgement
+        rows = None
+        if judgement.gallery is not None:
+            rows = judgement.gallery[span(judgement.gallery, strip)] - strip.start
+            if not len(rows):
+                return
+        part = taken(taken(whole, rows, 0), judgement.queries, 1)
+        bar = at_least(self.level, part.dtype)
+        if not judgement.every:
+            self.ahead += np.add.reduce(part >= bar, axis=0, dtype=np.int32)
+            return
+        rising = np.sort(part.T, axis=1)
+        offsets = judgement.offsets
+        for column, (begin, end) in enumerate(zip(offsets[:-1], offsets[1:], strict=True)):
+            reach = part.shape[0] - np.searchsorted(rising[column], bar[begin:end])
+            self.ahead[begin:end] += reach
+
+
+def slack(scores: Array) -> Array:
+    """What a negative must reach to draw level with these scores, in float64."""
+    scores = scores.astype(np.float64)
+    return np.where(np.isfinite(scores), scores - TIE * np.abs(scores), scores)
+
+
+def at_least(level: Array, dtype: np.dtype[np.floating]) -> Array:
+    """The smallest numbers of a type that are not below float64 levels: compares the same, fast."""
+    if dtype == np.float64:
+        return level
+    near = level.astype(dtype)
+    return np.where(near < level, np.nextafter(near, dtype.type(np.inf)), near)
+
+
+def span(positions: Array, strip: slice) -> slice:
+    """Where increasing positions lie within a strip."""
+    begin, end = np.searchsorted(positions, [strip.start, strip.stop])
+    return slice(int(begin), int(end))
+
+
+def taken(matrix: Array, positions: Array | None, axis: int) -> Array:
+    """Rows or columns at increasing positions; a view where they are consecutive."""
+    if positions is None:
+        return matrix
+    if positions[-1] - positions[0] + 1 == len(positions):
+        window = slice(int(positions[0]), int(positions[-1]) + 1)
+        return matrix[window] if axis == 0 else matrix[:, window]
+    return matrix.take(positions, axis=axis)
