@@ -129,7 +129,7 @@ def test_streaming_never_scores_more_than_a_block(monkeypatch):
         shapes.append((len(a), len(b)))
         return score(a, b, *args, **kwargs)
 
-    monkeypatch.setattr("divse.evaluation.retrieval.score", counted)
+    monkeypatch.setattr("divse.evaluation.scores.score", counted)
     images, texts = random_sets(20, 2, 8, 0), random_sets(20, 2, 8, 1)
     set_ranks(images, texts, np.arange(20), block=5)
     assert max(a * b for a, b in shapes) == 25

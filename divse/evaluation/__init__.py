@@ -1,11 +1,11 @@
 """Evaluation: retrieval metrics, spread of sets, and intervals for differences of models."""
 
 from divse.evaluation.bootstrap import Interval, paired_bootstrap, seeds_interval
-from divse.evaluation.precision import map_at_r
 from divse.evaluation.retrieval import (
     Ranks,
     evaluate,
     evaluate_sets,
+    map_at_r,
     ranks,
     recalls,
     set_ranks,
