@@ -21,7 +21,7 @@ BELOW["divse.encoder"] = BELOW["divse.evaluation"]
 BELOW["divse.training"] = {"divse.evaluation", "divse.encoder", *BELOW["divse.evaluation"]}
 BELOW["divse.cli"] = {"divse.search", "divse.training", *BELOW["divse.training"]}
 LAZY = {
-    *("faiss", "triton", "timm", "transformers", "tensorboard", "matplotlib", "scipy"),
+    *("duckdb", "faiss", "triton", "timm", "transformers", "tensorboard", "matplotlib", "scipy"),
     *(
         "pyarrow",
         "PIL",

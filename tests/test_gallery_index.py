@@ -52,7 +52,7 @@ def test_neighbours_are_found_among_many_removed(values, tmp_path, spec):
     """The nearest elements are all of removed sets: the search must go deeper."""
     gallery = Gallery.create(tmp_path / "g", np.repeat(values[:3], 40, axis=0)).build_index(spec)
     gallery = gallery.remove([row for row in range(120) if row not in (30, 70, 110)])
-    found = open_index(gallery).owners(values[0], 12, probe=8)
+    found = open_index(gallery).nearest(values[0], 12, probe=8)[1]
     assert found.shape == (4, 12)
     for row in found:
         assert set(row.tolist()) <= {-1, 0, 1, 2} and 0 in row
@@ -65,8 +65,8 @@ def test_neighbours_are_found_among_many_removed(values, tmp_path, spec):
 def test_clusters_are_seen_inside_other_indexes(values, tmp_path, spec):
     index = open_index(Gallery.create(tmp_path / "g", values).build_index(spec))
     assert index.lists == lists(index.shards[0].index) == 8
-    assert (index.owners(values[0], 600, probe=1) < 0).any()  # one cluster has not so many
-    assert (index.owners(values[0], 600, probe=8) >= 0).all()
+    assert (index.nearest(values[0], 600, probe=1)[1] < 0).any()  # one cluster has not so many
+    assert (index.nearest(values[0], 600, probe=8)[1] >= 0).all()
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_automatic_index_is_chosen_anew_by_compaction(values, tmp_path, monkeypa
     gallery = gallery.add(values[20:])
     assert gallery.manifest.index.spec == "Flat"
     grown = gallery.compact()
-    assert grown.manifest.index.spec == index_spec(600) == "IVF32,RaBitQ"
+    assert grown.manifest.index.spec == index_spec(600, 32) == "IVF64,PQ8x4fs"
     assert Gallery.open(grown.path).manifest.index.automatic
 
 
@@ -155,10 +155,10 @@ def test_gpus_search_where_they_can(tmp_path, monkeypatch):
 
     gallery = Gallery.create(tmp_path / "g", clustered(30)).build_index("Flat")
     vectors = clustered(3, seed=1)[:, 0]
-    expected = [open_index(gallery).owners(vectors, n, 1) for n in (5, 40)]
+    expected = [open_index(gallery).nearest(vectors, n, 1)[1] for n in (5, 40)]
     monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1, raising=False)
     monkeypatch.setattr(faiss, "index_cpu_to_all_gpus", OnGpu, raising=False)
-    found = [open_index(gallery).owners(vectors, n, 1) for n in (5, 40)]
+    found = [open_index(gallery).nearest(vectors, n, 1)[1] for n in (5, 40)]
     assert asked == [5, 40]
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_array_equal(a, b)

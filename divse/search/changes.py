@@ -68,7 +68,7 @@ def add(folder: Path, new: NewRows) -> Snapshot:
 def remove(folder: Path, ids: Iterable[Any], missing_ok: bool) -> Snapshot:
     """Remove the sets with these ids."""
     with writing(folder) as writer:
-        removed = _positions(writer.now, ids, missing_ok)
+        removed = np.flatnonzero(writer.now.with_ids(ids, missing_ok=missing_ok))
         if not len(removed):
             return writer.now
         return writer.commit(writer.now.manifest.after(writer.without(removed)))
@@ -81,7 +81,7 @@ def update(folder: Path, new: NewRows, insert: bool) -> Snapshot:
     with writing(folder) as writer:
         now = writer.now
         new.ids = as_ids(new.ids, now.schema.field(ID).type)
-        removed = _positions(now, new.ids, missing_ok=insert)
+        removed = np.flatnonzero(now.with_ids(new.ids, missing_ok=insert))
         kept = now.id_column.filter(pc.invert(pc.is_in(now.id_column, value_set=new.ids)))
         manifest, entry = writer.add(now.manifest, new, kept)
         before = writer.without(removed) if len(removed) else list(now.manifest.segments)
@@ -165,16 +165,3 @@ def _with_index(
         writer.written.append(writer.folder / segment.entry.name / index.shard)
         entries.append(write_shard(writer.folder, index, trained.index, segment, progress))
     return replace(manifest, segments=tuple(entries), index=index)
-
-
-def _positions(now: Snapshot, ids: Any, missing_ok: bool) -> np.ndarray:
-    """Positions of ids, ascending; KeyError names those that are not there."""
-    import pyarrow.compute as pc
-
-    wanted = as_ids(ids, now.schema.field(ID).type)
-    mask = pc.is_in(now.id_column, value_set=wanted)  # memory for the ids asked for, not for all
-    lost = wanted.filter(pc.invert(pc.is_in(wanted, value_set=now.id_column.filter(mask))))
-    if len(lost) and not missing_ok:
-        names = ", ".join(map(repr, lost[:5].to_pylist())) + (", ..." if len(lost) > 5 else "")
-        raise KeyError(f"no sets with these ids in the gallery: {names} ({len(lost)} in all)")
-    return np.flatnonzero(mask.to_numpy())

@@ -2,68 +2,67 @@
 
 A set that scores high shares near elements with the query, so looking up the `depth` nearest
 elements of each query element and taking their owners finds the best sets with high probability,
-not with certainty. The depth caps the recall, not the number of clusters looked into.
+not with certainty: `adaptive` looks deeper until the answer stays the same, or is proven.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
 from divse.search import changes
 from divse.search.element_index import ElementIndex
+from divse.search.filters import Selection
 from divse.search.gallery import Gallery
 from divse.search.index_files import has_index, open_index
 from divse.search.manifest import GalleryError, Manifest
 from divse.search.snapshot import Snapshot
 from divse.sets import EmbeddingSets
 
-DEPTH = 200  # nearest elements of each query element, where the caller does not say
-PROBED_SHARE = 16  # one in so many clusters is looked into, and
-LEAST_PROBED = 8  # at least these
 STORED_FROM = 100_000  # elements: an index of fewer is built faster than it is worth keeping
 
 
-class Prefilter:
-    """Proposes candidates from an element index over `elements` elements."""
+class Proposal(NamedTuple):
+    """Candidates of B queries.
 
-    def __init__(self, index: ElementIndex, elements: int) -> None:
-        self.index, self._elements = index, elements
+    `candidates` (B, M) int64: positions, each once and in ascending order in a row; -1 between
+    them is none. `limits` (B, K): what no cosine of a query element with an element that was not
+    returned exceeds, where the index is exhaustive; -inf where all elements were returned, and
+    where a query has fewer than K elements.
+    """
 
-    def candidates(self, queries: EmbeddingSets, depth: int, least: int) -> list[np.ndarray]:
-        """Return each query's candidates: positions in ascending order, at least `least` of them.
-
-        Queries whose neighbours belong to fewer sets are asked again, deeper and wider.
-        """
-        found: list[np.ndarray] = [np.empty(0, dtype=np.int64)] * len(queries)
-        waiting = np.arange(len(queries))
-        probe = max(LEAST_PROBED, self.index.lists // PROBED_SHARE)
-        elements = self._elements
-        while len(waiting):
-            depth = min(depth, elements)
-            for at, owners in enumerate(self._owners(queries[waiting], depth, probe)):
-                found[waiting[at]] = owners
-            if depth == elements and probe >= self.index.lists:
-                break
-            waiting = np.array([row for row in waiting if len(found[row]) < least], dtype=int)
-            depth, probe = depth * 4, probe * 4
-        return found
-
-    def _owners(self, queries: EmbeddingSets, depth: int, probe: int) -> list[np.ndarray]:
-        """The owners of the nearest elements of each query, each once, in ascending order."""
-        values = np.asarray(queries.numpy().values, dtype=np.float32)
-        real = np.ones(values.shape[:2], dtype=bool)
-        if queries.lengths is not None:
-            real = np.arange(queries.k) < np.asarray(queries.lengths)[:, None]
-        owners = self.index.owners(values[real], depth, probe)
-        bounds = np.cumsum(real.sum(axis=1))[:-1]
-        unique = [np.unique(part) for part in np.split(owners, bounds)]
-        return [part[part >= 0] for part in unique]
+    candidates: np.ndarray
+    limits: np.ndarray
 
 
-def open_prefilter(gallery: Gallery, progress: Callable[[int], object] | None = None) -> Prefilter:
+def propose(
+    index: ElementIndex,
+    queries: EmbeddingSets,
+    depth: int,
+    probe: int,
+    selection: Selection | None = None,
+) -> Proposal:
+    """Look up the `depth` nearest elements of each query element in `probe` clusters."""
+    values = np.asarray(queries.numpy().values, dtype=np.float32)
+    real = np.ones(values.shape[:2], dtype=bool)
+    if queries.lengths is not None:
+        real = np.arange(queries.k) < np.asarray(queries.lengths)[:, None]
+    products, found = index.nearest(values[real], depth, probe, selection)
+    limits = np.full(real.shape, -np.inf, dtype=np.float32)
+    limits[real] = products.min(axis=1)
+    owners = np.full((*real.shape, found.shape[1]), -1, dtype=np.int64)
+    owners[real] = found
+    candidates = np.sort(owners.reshape(len(values), -1), axis=1)
+    candidates[:, 1:][candidates[:, 1:] == candidates[:, :-1]] = -1
+    return Proposal(candidates, limits)
+
+
+def open_prefilter(
+    gallery: Gallery, progress: Callable[[int], object] | None = None
+) -> ElementIndex:
     """Open the gallery's element index, or build it and, if the gallery is large, store it."""
     state: Snapshot = gallery
     if not has_index(gallery) and gallery.manifest.elements >= STORED_FROM:
@@ -76,7 +75,7 @@ def open_prefilter(gallery: Gallery, progress: Callable[[int], object] | None = 
             warnings.warn(
                 f"the index is not stored and must be built again next time: {error}", stacklevel=2
             )
-    return Prefilter(open_index(state, progress), gallery.manifest.elements)
+    return open_index(state, progress)
 
 
 def _same_sets(one: Manifest, other: Manifest) -> bool:

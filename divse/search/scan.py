@@ -55,12 +55,14 @@ def exact_scan(
     topk: int,
     scoring: Scoring,
     progress: Callable[[int], object] | None = None,
+    excluded: Tensor | None = None,
 ) -> Hits:
     """Return the best `topk` scores and positions (B, topk) over all blocks, ties by position.
 
     `blocks` yields (position of the first set, sets (n, L, D)) in order of position, on any
     device; results are on that of `queries` (B, K, D). `progress` hears the number of sets of each
-    block.
+    block. `excluded` (N,) bool, on the device of `queries`, leaves sets out by position; where too
+    few are left, the last scores are -inf and their positions -1.
     """
     queries, told = queries.torch(), _told(blocks, progress)
     first = next(told, None)
@@ -68,8 +70,9 @@ def exact_scan(
         raise ValueError("there is nothing to search: the gallery gave no blocks")
     blocks = chain([first], told)
     if streams(queries, first[1], topk, scoring.similarity, scoring.impl):
-        return Hits(*search_stream(queries, blocks, topk, **scoring.keywords()))
-    return _block_by_block(queries, blocks, topk, scoring)
+        found = search_stream(queries, blocks, topk, excluded=excluded, **scoring.keywords())
+        return Hits(*found)
+    return _block_by_block(queries, blocks, topk, scoring, excluded)
 
 
 def _told(
@@ -87,16 +90,24 @@ def _block_by_block(
     blocks: Iterable[tuple[int, EmbeddingSets]],
     topk: int,
     scoring: Scoring,
+    excluded: Tensor | None,
 ) -> Hits:
     """Search each block on its own and keep the best of all."""
     device = as_tensor(queries.values).device
     best: Hits | None = None
     for start, block in blocks:
         count = min(topk, len(block))
+        out = None if excluded is None else excluded[start : start + len(block)]
         found = search_in_memory(
-            queries, block.torch(device), count, impl=scoring.impl, **scoring.keywords()
+            queries,
+            block.torch(device),
+            count,
+            excluded=out,
+            impl=scoring.impl,
+            **scoring.keywords(),
         )
-        shifted = Hits(as_tensor(found.scores), as_tensor(found.ids) + start)
+        own = as_tensor(found.ids)
+        shifted = Hits(as_tensor(found.scores), torch.where(own < 0, -1, own + start))
         best = shifted if best is None else merge(best, shifted, topk)
     assert best is not None
     return best

@@ -1,9 +1,11 @@
 """The searcher: one gallery, many queries, and a choice of plans.
 
-    exact      every set is scored; the answer is the answer
+    exact      every set that passes the filter is scored; the answer is the answer
     certified  int8 codes rule most sets out, the rest is scored: the same answer, half the bytes
-    prefilter  FAISS proposes candidates by their elements, exact scores order them
-    auto       exact where that is cheap or no index is there yet, else prefilter
+    prefilter  FAISS proposes candidates by their elements, exact scores order them; looks deeper
+               until the answer stays the same or is proven
+    auto       a scan where that is cheap or no index is there yet, else prefilter; or what `tune`
+               found to be cheapest
 
 A named plan never falls back to another one; `explain` says what "auto" takes, and why. Building an
 index takes longer than many scans, so "auto" uses one and never builds one: `Gallery.build_index`
@@ -12,76 +14,47 @@ does, or the plan "prefilter" when it is named.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 
-from divse.search.element_index import has_faiss, index_spec
+from divse.search.adaptive import run_prefilter
+from divse.search.element_index import ElementIndex, index_spec
+from divse.search.filters import Selection, select
 from divse.search.gallery import Gallery
 from divse.search.index_files import has_index
-from divse.search.prefilter import DEPTH, Prefilter, open_prefilter
-from divse.search.rerank import rerank
-from divse.search.scan import Scoring, exact_scan
-from divse.search.stored_scan import serves, stored_scan, why_not_certified
+from divse.search.plans import Asked, Choice, check_plan, choose, is_large
+from divse.search.prefilter import open_prefilter
+from divse.search.reports import SearchPlan, SearchReport, SearchResult, Work
+from divse.search.request import Found, Request, none_left
+from divse.search.resident import Resident, fits, load
+from divse.search.scan import Scoring
+from divse.search.scans import run_certified, run_exact
+from divse.search.stored_scan import why_not_certified
 from divse.sets import Array, EmbeddingSets
 from divse.similarity.api import explain as explain_impl
 from divse.similarity.table import get_similarity
 from divse.similarity.topk import TopK
 
-PLANS = ("auto", "exact", "certified", "prefilter")
-EXACT_UP_TO = 100_000_000  # stored numbers: one core scans so many in some 50 ms for a query
-DEEPER = 4  # how much deeper an adaptive prefilter looks at each round,
-MOST_ROUNDS = 3  # and how often, until a query's results stay the same
+__all__ = ["SearchPlan", "SearchReport", "SearchResult", "Searcher", "is_large"]
 
 Progress = Callable[[str, int, int], object]
-
-
-class SearchResult(NamedTuple):
-    """`scores` (B, topk) fp32, best first; `ids` (B, topk); `certified` (B,) bool: proven exact."""
-
-    scores: np.ndarray
-    ids: np.ndarray
-    certified: np.ndarray
-
-
-@dataclass(frozen=True)
-class SearchPlan:
-    """What a search does and why; `str()` of it is for people."""
-
-    plan: str
-    why: str
-    impl: str
-    sets: int
-    elements: int
-    certified: bool
-    device: str
-    index: str | None = None
-    depth: int | None = None
-
-    def __str__(self) -> str:
-        """Return one line."""
-        how = f"every one of {self.sets} sets is scored"
-        if self.plan == "prefilter":
-            depth = self.depth or f"{DEPTH} and more"
-            how = f"{depth} nearest elements of {self.elements} by {self.index}, then reranked"
-        return f"{self.plan} ({self.why}): {how}; {self.impl} on {self.device}"
-
-
-def is_large(gallery: Gallery) -> bool:
-    """Whether plan "auto" would rather look into an index than scan the gallery."""
-    return gallery.manifest.elements * gallery.dim > EXACT_UP_TO
+Ids = Iterable[Any]
 
 
 class Searcher:
     """Searches one gallery.
 
+    `last` is the report of the last search, None before the first.
+
     Args:
         gallery: an open gallery.
         device: where scores are computed; None takes the GPU if there is one.
+        resident: whether the gallery is copied to the GPU's memory at the first search; None does
+            so where it takes up to half of what is free there. Otherwise it streams at each search.
         progress: called as progress(what, step, total) during long work.
     """
 
@@ -90,12 +63,17 @@ class Searcher:
         gallery: Gallery | str | Path,
         *,
         device: str | torch.device | None = None,
+        resident: bool | None = None,
         progress: Progress | None = None,
     ) -> None:
         self.gallery = gallery if isinstance(gallery, Gallery) else Gallery.open(gallery)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.last: SearchReport | None = None
         self._progress = progress
-        self._prefilter: Prefilter | None = None
+        self._may_reside = fits(self.gallery, self.device) if resident is None else resident
+        self._resident: Resident | None = None
+        self._index: ElementIndex | None = None
+        self._filter: tuple[str, Selection] | None = None  # of the last condition
 
     def search(
         self,
@@ -104,6 +82,8 @@ class Searcher:
         plan: str = "auto",
         depth: int | None = None,
         *,
+        where: str | None = None,
+        allowed: Ids | None = None,
         similarity: str = "smooth_chamfer",
         alpha: float = 16.0,
         log_mean: bool = False,
@@ -113,14 +93,15 @@ class Searcher:
         """Find the `topk` best sets for each of the queries (B, K, D).
 
         `plan` is one of "auto", "exact", "certified" and "prefilter"; `depth` is the number of
-        nearest elements that the prefilter looks up for each query element. `similarity`, `alpha`,
-        `log_mean`, `impl` and `parameters` as in `divse.score`. Equal scores come in the order of
-        position.
+        nearest elements that the prefilter looks up for each query element. `where` is a condition
+        over the gallery's columns and `id`, such as "year >= 2010 and label in ('cat', 'dog')"
+        (needs duckdb), `allowed` an array of ids: only sets that pass both are found, and results
+        have min(topk, sets that pass) columns. `similarity`, `alpha`, `log_mean`, `impl` and
+        `parameters` as in `divse.score`. Equal scores come in the order of position.
         """
         scoring = Scoring(similarity, alpha, log_mean, impl, parameters)
-        found, certified = self._find(queries, topk, plan, depth, scoring)
-        ids = self.gallery.take_ids(np.asarray(found.ids))
-        return SearchResult(np.asarray(found.scores), ids, np.full(len(ids), certified))
+        found = self._find(queries, topk, plan, depth, where, allowed, scoring)
+        return SearchResult(found.scores, self.gallery.take_ids(found.positions), found.certified)
 
     def search_positions(
         self,
@@ -129,35 +110,46 @@ class Searcher:
         plan: str = "auto",
         depth: int | None = None,
         scoring: Scoring | None = None,
+        *,
+        where: str | None = None,
+        allowed: Ids | None = None,
     ) -> TopK:
         """Search like `search`, but return positions in the gallery (B, topk) in place of ids."""
-        return self._find(queries, topk, plan, depth, scoring or Scoring())[0]
+        scoring = scoring or Scoring()
+        found = self._find(queries, topk, plan, depth, where, allowed, scoring)
+        return TopK(found.scores, found.positions)
 
     def explain(
         self,
         plan: str = "auto",
         depth: int | None = None,
         *,
+        where: str | None = None,
+        allowed: Ids | None = None,
+        topk: int = 10,
         similarity: str = "smooth_chamfer",
         impl: str = "auto",
     ) -> SearchPlan:
-        """Say what `search` does with these arguments, without searching."""
-        chosen, why = self._choose(plan, depth)
-        elements = self.gallery.manifest.elements
-        exact = chosen != "prefilter"
-        kind = getattr(torch, self.gallery.manifest.dtype)
-        shape = (1, max(1, self.gallery.k), self.gallery.dim)
-        one = EmbeddingSets(torch.ones(shape, dtype=kind, device=self.device))
+        """Say what `search` does with these arguments, without searching; filters are applied."""
+        check_plan(plan, depth)
+        selection = self._select(where, allowed)
+        choice = self._choose(plan, depth, topk, selection, Scoring(similarity, impl=impl))
+        scans = choice.plan != "prefilter" or choice.brute
+        manifest = self.gallery.manifest
+        spec = index_spec(manifest.elements, manifest.dim)
         return SearchPlan(
-            plan=chosen,
-            why=why,
-            impl=str(explain_impl(one, one, similarity, impl=impl)),
+            plan=choice.plan,
+            why=choice.why,
+            impl=self._impl(similarity, impl),
             sets=len(self.gallery),
-            elements=elements,
-            certified=exact,
+            elements=manifest.elements,
+            certified=scans,
             device=str(self.device),
-            index=None if exact else self._index_spec(),
-            depth=None if exact else depth,
+            index=None if scans else manifest.index.spec if manifest.index else spec,
+            depth=None if scans else choice.depth,
+            survivors=None if selection is None else selection.count,
+            probe=None if scans else choice.probe,
+            note=choice.note,
         )
 
     def _find(
@@ -166,84 +158,134 @@ class Searcher:
         topk: int,
         plan: str,
         depth: int | None,
+        where: str | None,
+        allowed: Ids | None,
         scoring: Scoring,
-    ) -> tuple[TopK, bool]:
-        """The best positions of each query, and whether they are proven to be the best."""
+    ) -> Found:
+        """The best positions of each query; what was done is noted in `last`."""
         sets = queries if isinstance(queries, EmbeddingSets) else EmbeddingSets.of(queries)
-        self._check(sets, topk, depth)
+        self._check(sets, topk)
+        check_plan(plan, depth)
         get_similarity(scoring.similarity)
-        chosen, _ = self._choose(plan, depth)
-        if chosen == "prefilter":
-            return self._prefiltered(sets.numpy(), topk, depth, scoring), False
-        step = self._tell("scan", len(self.gallery))
-        asked = sets.torch(self.device)
-        if chosen == "certified":
-            self._check_certified(scoring.similarity)
-            found = stored_scan(asked, self.gallery, topk, scoring, by_codes=True, progress=step)
-        elif serves(asked, scoring):
-            found = stored_scan(asked, self.gallery, topk, scoring, progress=step)
-        else:
-            found = exact_scan(asked, self.gallery.blocks(), topk, scoring, step)
-        return TopK(found.scores.cpu().numpy(), found.positions.cpu().numpy()), True
+        work = Work(impl=self._impl(scoring.similarity, scoring.impl))
+        with work.timed("filter"):
+            selection = self._select(where, allowed)
+        choice = self._choose(plan, depth, topk, selection, scoring)
+        left = len(self.gallery) if selection is None else selection.count
+        request = Request(
+            self.gallery,
+            sets.numpy() if self.device.type == "cpu" else sets,
+            min(topk, left),
+            scoring,
+            selection,
+            self.device,
+            self._on_device(choice, scoring, work) if left else None,
+            self._tell,
+            work,
+        )
+        found = self._run(request, choice) if left else none_left(sets)
+        self._report(request, choice, found)
+        return found
 
-    def _check_certified(self, similarity: str) -> None:
-        reason = why_not_certified(self.gallery, similarity)
-        if self.device.type != "cpu":
-            reason = f"it runs on the CPU and the searcher on {self.device}"
-        if reason is not None:
-            raise ValueError(f"plan='certified' cannot serve this search: {reason}")
+    def _run(self, request: Request, choice: Choice) -> Found:
+        if choice.plan == "certified":
+            reason = self._why_not_certified(request.scoring)
+            if reason is not None:
+                raise ValueError(f"plan='certified' cannot serve this search: {reason}")
+            return run_certified(request)
+        if choice.plan == "exact" or choice.brute:
+            return run_exact(request)
+        with request.work.timed("index"):
+            if self._index is None:
+                told = self._tell("index", len(self.gallery))
+                self._index = open_prefilter(self.gallery, told)
+        return run_prefilter(request, self._index, choice.depth, choice.probe)
 
-    def _prefiltered(
-        self, queries: EmbeddingSets, topk: int, depth: int | None, scoring: Scoring
-    ) -> TopK:
-        """Rerank candidates; without a given depth, look deeper until the results stay the same."""
-        if self._prefilter is None:
-            self._prefilter = open_prefilter(self.gallery, self._tell("index", len(self.gallery)))
-        rounds = MOST_ROUNDS if depth is None else 1
-        depth = depth or DEPTH
-        best = np.full((len(queries), topk), -1, dtype=np.int64)
-        scores = np.full((len(queries), topk), -np.inf, dtype=np.float32)
-        on_device = queries.torch(self.device)
-        waiting = np.arange(len(queries))
-        for _ in range(rounds):
-            changed = []
-            proposed = self._prefilter.candidates(queries[waiting], depth, least=topk)
-            for row, candidates in zip(waiting, proposed, strict=True):
-                hits = rerank(on_device[row], self.gallery, candidates, topk, scoring)
-                positions = hits.positions[0].cpu().numpy()
-                if (positions != best[row]).any():
-                    changed.append(row)
-                best[row], scores[row] = positions, hits.scores[0].cpu().numpy()
-            waiting = np.array(changed, dtype=np.int64)
-            if not changed or depth >= self.gallery.manifest.elements:
-                break
-            depth *= DEEPER
-        return TopK(scores, best)
-
-    def _choose(self, plan: str, depth: int | None) -> tuple[str, str]:
+    def _choose(
+        self,
+        plan: str,
+        depth: int | None,
+        topk: int,
+        selection: Selection | None,
+        scoring: Scoring,
+    ) -> Choice:
         """The plan to take and the reason."""
-        if plan not in PLANS:
-            raise ValueError(f"plan: got {plan!r}, expected one of {', '.join(PLANS)}")
-        if plan in ("exact", "certified") and depth is not None:
-            raise ValueError("depth is of plan='prefilter': leave it, or change the plan")
-        if plan != "auto":
-            return plan, "as asked"
-        if depth is not None:
-            return "prefilter", "a depth is given"
-        size = self.gallery.manifest.elements * self.gallery.dim
-        if not is_large(self.gallery):
-            return "exact", f"{size:,} numbers are few"
-        if not has_faiss():
-            return "exact", "faiss is not installed"
-        if self._prefilter is None and not has_index(self.gallery):
-            return "exact", "no index is stored in the gallery"
-        return "prefilter", f"{size:,} numbers are many"
+        asked = Asked(
+            plan,
+            depth,
+            self.gallery,
+            len(self.gallery) if selection is None else selection.count,
+            self.device.type,
+            self._why_not_certified(scoring),
+            self._index is not None or has_index(self.gallery),
+        )
+        return choose(asked)
 
-    def _index_spec(self) -> str:
-        stored = self.gallery.manifest.index
-        return index_spec(self.gallery.manifest.elements) if stored is None else stored.spec
+    def _select(self, where: str | None, allowed: Ids | None) -> Selection | None:
+        """What the filters leave; the last condition is remembered, as batches repeat it."""
+        if allowed is not None or where is None:
+            return select(self.gallery, where, allowed)
+        if self._filter is None or self._filter[0] != where:
+            selection = select(self.gallery, where)
+            assert selection is not None
+            self._filter = (where, selection)
+        return self._filter[1]
 
-    def _check(self, queries: EmbeddingSets, topk: int, depth: int | None) -> None:
+    def _why_not_certified(self, scoring: Scoring) -> str | None:
+        """Why the plan "certified" cannot serve, or None."""
+        if scoring.impl == "reference":
+            return "impl='reference' has no certified scan: it scores every set"
+        if not self._by_triton(scoring):
+            return why_not_certified(self.gallery, scoring.similarity)
+        reason = why_not_certified(self.gallery, scoring.similarity, "triton")
+        if reason is None and self.device.type == "cuda" and not self._may_reside:
+            return f"the gallery is not resident in the memory of {self.device}: plan='exact'"
+        return reason
+
+    def _by_triton(self, scoring: Scoring) -> bool:
+        """Whether the Triton kernels do the certified scan."""
+        if scoring.impl == "auto":
+            return self.device.type != "cpu"
+        return scoring.impl == "triton"
+
+    def _on_device(self, choice: Choice, scoring: Scoring, work: Work) -> Resident | None:
+        """The gallery in the device's memory, copied there at the first use, or None."""
+        certified = choice.plan == "certified" and self._by_triton(scoring)
+        certified = certified and self._why_not_certified(scoring) is None
+        if not (certified or (self.device.type != "cpu" and self._may_reside)):
+            return None
+        if self._resident is None:
+            with work.timed("load"):
+                told = self._tell("load", len(self.gallery))
+                self._resident = load(self.gallery, self.device, told)
+        return self._resident
+
+    def _impl(self, similarity: str, impl: str) -> str:
+        kind = getattr(torch, self.gallery.manifest.dtype)
+        shape = (1, max(1, self.gallery.k), self.gallery.dim)
+        one = EmbeddingSets(torch.ones(shape, dtype=kind, device=self.device))
+        return str(explain_impl(one, one, similarity, operation="search", impl=impl))
+
+    def _report(self, request: Request, choice: Choice, found: Found) -> None:
+        work, queries = request.work, len(request.queries)
+        self.last = SearchReport(
+            plan=choice.plan,
+            why=choice.why,
+            impl=work.impl,
+            device=str(self.device),
+            queries=queries,
+            sets=len(self.gallery),
+            survivors=request.survivors,
+            candidates=work.candidates / queries,
+            bytes_read=work.bytes_read,
+            depth=work.depth,
+            probe=work.probe,
+            rounds=work.rounds,
+            certified=float(found.certified.mean()),
+            seconds=dict(work.seconds),
+        )
+
+    def _check(self, queries: EmbeddingSets, topk: int) -> None:
         if not len(queries):
             raise ValueError("there are no queries: got 0 sets")
         if queries.dim != self.gallery.dim:
@@ -259,8 +301,6 @@ class Searcher:
             raise ValueError(
                 f"topk: got {topk}, expected 1 to {len(self.gallery)}, the gallery's size"
             )
-        if depth is not None and depth < 1:
-            raise ValueError(f"depth: got {depth}, expected at least 1")
 
     def _tell(self, what: str, total: int) -> Callable[[int], object] | None:
         if self._progress is None:

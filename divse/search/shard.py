@@ -7,11 +7,13 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
+from divse.search.filters import Selection
 from divse.search.segment import Segment
 
 
@@ -64,49 +66,85 @@ class Shard:
     segment: Segment
     copy: Any = None
 
-    def nearest(self, vectors: np.ndarray, count: int, probe: int) -> tuple[np.ndarray, np.ndarray]:
+    def nearest(
+        self, vectors: np.ndarray, count: int, probe: int, selection: Selection | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Return inner products (n, count) and the gallery's positions of the elements' owners.
 
-        -inf and -1 where no more were found; removed sets are never found.
+        -inf and -1 where no more were found; removed sets, and those not in the `selection`, are
+        never found.
         """
         faiss = import_faiss()
-        if self.segment.live is None:
+        if self.segment.live is None and selection is None:
             parameters = search_parameters(self.index, probe)
             if self.copy is not None:
                 with suppress(RuntimeError):
-                    return self._found(vectors, count, parameters, self.copy)
-            return self._found(vectors, count, parameters)
-        selector = faiss.IDSelectorBitmap(self._live_elements())
+                    return self._found(vectors, count, parameters, None, self.copy)
+            return self._found(vectors, count, parameters, None)
+        bitmap = self._all_left if selection is None else selection.elements(self.segment)
+        selector = faiss.IDSelectorBitmap(bitmap)
         try:
             parameters = search_parameters(self.index, probe, sel=selector)
-            return self._found(vectors, count, parameters)
+            return self._found(vectors, count, parameters, selection)
         except RuntimeError:  # product quantisers, for one, take no selector
-            return self._nearest_of_all(vectors, count, search_parameters(self.index, probe))
+            parameters = search_parameters(self.index, probe)
+            return self._nearest_of_all(vectors, count, parameters, selection)
+
+    def is_exhaustive(self, probe: int) -> bool:
+        """Whether a search computes the inner products with all elements, as they are stored."""
+        faiss = import_faiss()
+        index = faiss.downcast_index(self.index)
+        if self.copy is not None:  # a GPU may round products as it likes
+            return False
+        if isinstance(index, faiss.IndexIVFFlat):
+            return bool(probe >= index.nlist)
+        return isinstance(index, faiss.IndexFlat)
+
+    def bytes_read(self, probe: int) -> int:
+        """About how many bytes of codes a search for one element looks at."""
+        inverted = import_faiss().try_extract_index_ivf(self.index)
+        if inverted is not None:
+            share = min(1.0, probe / inverted.nlist)
+            return int(share * inverted.code_size * self.index.ntotal)
+        size = getattr(import_faiss().downcast_index(self.index), "code_size", self.index.d)
+        return int(size * self.index.ntotal)
 
     def _found(
-        self, vectors: np.ndarray, count: int, parameters: Any, index: Any = None
+        self,
+        vectors: np.ndarray,
+        count: int,
+        parameters: Any,
+        selection: Selection | None,
+        index: Any = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Products and owners (n, count); removed owners are left as -inf and -1."""
+        """Products and owners (n, count); owners not to be found are left as -inf and -1."""
         products, elements = (index or self.index).search(vectors, count, params=parameters)
         owners = self.segment.owners(np.maximum(elements, 0))
         owners[elements < 0] = -1
+        if selection is not None:
+            owners[~selection.mask[np.maximum(owners, 0)]] = -1
         return np.where(owners >= 0, products, -np.inf), owners
 
     def _nearest_of_all(
-        self, vectors: np.ndarray, count: int, parameters: Any
+        self, vectors: np.ndarray, count: int, parameters: Any, selection: Selection | None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Search among removed elements too, deeper until enough others are found."""
+        """Search among all elements, deeper until enough of those are found that may be."""
         entry, asked = self.segment.entry, count
+        left = entry.live_elements
+        if selection is not None:
+            left = len(self.segment.element_index(selection.inside(self.segment)))
         while True:
             asked = min(2 * asked, max(count, entry.elements))
-            products, owners = self._found(vectors, asked, parameters)
-            enough = (owners >= 0).sum(axis=1) >= min(count, entry.live_elements)
+            products, owners = self._found(vectors, asked, parameters, selection)
+            enough = (owners >= 0).sum(axis=1) >= min(count, left)
             if enough.all() or asked >= entry.elements:
                 break
         order = np.argsort(owners < 0, axis=1, kind="stable")[:, :count]
         return np.take_along_axis(products, order, 1), np.take_along_axis(owners, order, 1)
 
-    def _live_elements(self) -> np.ndarray:
+    @cached_property
+    def _all_left(self) -> np.ndarray:
+        """Bitmap of the elements of sets that are not removed."""
         mask = np.zeros(self.segment.entry.elements, dtype=bool)
         mask[self.segment.element_index(np.arange(self.segment.sets))] = True
         return np.packbits(mask, bitorder="little")

@@ -11,7 +11,7 @@ import numpy as np
 
 from divse.search.manifest import GalleryError, Manifest
 from divse.search.mapping import MappedFile, map_files
-from divse.search.rows import ID, first_duplicate
+from divse.search.rows import ID, as_ids, first_duplicate
 from divse.search.segment import Segment
 from divse.search.writing import Progress
 from divse.sets import EmbeddingSets
@@ -135,6 +135,18 @@ class Snapshot:
             parts.append(segment.rows.select(columns).take(segment.own(flat[mine] - segment.start)))
             places.append(mine)
         return pa.concat_tables(parts).take(np.argsort(np.concatenate(places)))
+
+    def with_ids(self, ids: Any, *, missing_ok: bool = False) -> np.ndarray:
+        """Return the mask (N,) of the sets with these ids; KeyError names unknown ones."""
+        import pyarrow.compute as pc
+
+        wanted = as_ids(ids, self.schema.field(ID).type)
+        mask = pc.is_in(self.id_column, value_set=wanted)  # memory for the ids asked for, not all
+        lost = wanted.filter(pc.invert(pc.is_in(wanted, value_set=self.id_column.filter(mask))))
+        if len(lost) and not missing_ok:
+            names = ", ".join(map(repr, lost[:5].to_pylist())) + (", ..." if len(lost) > 5 else "")
+            raise KeyError(f"no sets with these ids in the gallery: {names} ({len(lost)} in all)")
+        return np.asarray(mask.to_numpy())
 
     def sets(self, positions: np.ndarray | None = None) -> EmbeddingSets:
         """Return the sets at `positions` (n,), or all of them, as numpy EmbeddingSets.

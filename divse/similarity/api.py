@@ -16,7 +16,7 @@ from torch import Tensor
 from divse.sets import Array, EmbeddingSets, as_tensor
 from divse.similarity import dispatch
 from divse.similarity.dispatch import Explanation
-from divse.similarity.inputs import Sets, like, read_pair, read_parameters
+from divse.similarity.inputs import Sets, like, read_excluded, read_pair, read_parameters
 from divse.similarity.table import get_similarity
 from divse.similarity.topk import TopK
 
@@ -213,9 +213,9 @@ def search(
     with torch.no_grad():
         q, g = read_pair(queries, gallery, query_lengths, gallery_lengths, unit_norm)
         count = _read_count(topk, "topk", len(g.values))
-        bitmap = None if excluded is None else _bitmap(excluded, g.values)
+        bits = None if excluded is None else read_excluded(excluded, g.values)
         scores, ids = dispatch.run(
-            "search", impl, q, g, count, similarity=chosen, parameters=given, excluded=bitmap
+            "search", impl, q, g, count, similarity=chosen, parameters=given, excluded=bits
         )
     return TopK(like(scores, queries, gallery), like(ids, queries, gallery))
 
@@ -226,18 +226,6 @@ def _read_count(count: int, name: str, most: int) -> int:
     if not 1 <= count <= most:
         raise ValueError(f"{name}: got {count}, expected 1 to {most}, the gallery's size")
     return int(count)
-
-
-def _bitmap(excluded: Array, gallery: Tensor) -> Tensor:
-    """Pack (N,) bools into bytes, the first set in the lowest bit."""
-    mask = torch.as_tensor(excluded).to(gallery.device)
-    if mask.dtype != torch.bool or mask.shape != (len(gallery),):
-        raise ValueError(
-            f"excluded: got {mask.dtype} {tuple(mask.shape)}, expected bool ({len(gallery)},)"
-        )
-    bits = torch.nn.functional.pad(mask, (0, -len(mask) % 8)).view(-1, 8).to(torch.uint8)
-    weights = 2 ** torch.arange(8, device=mask.device, dtype=torch.uint8)
-    return (bits * weights).sum(1, dtype=torch.uint8)
 
 
 def hardest_negatives(

@@ -123,3 +123,20 @@ def like(result: Tensor, *inputs: Array | EmbeddingSets) -> Any:
     if all(isinstance(v, np.ndarray) for v in values):
         return result.detach().cpu().numpy()
     return result
+
+
+def read_excluded(excluded: Array, gallery: Tensor) -> Tensor:
+    """Return the bitmap of a mask (N,) of the sets that a search leaves out."""
+    mask = torch.as_tensor(excluded).to(gallery.device)
+    if mask.dtype != torch.bool or mask.shape != (len(gallery),):
+        raise ValueError(
+            f"excluded: got {mask.dtype} {tuple(mask.shape)}, expected bool ({len(gallery)},)"
+        )
+    return bitmap(mask)
+
+
+def bitmap(mask: Tensor) -> Tensor:
+    """Pack (N,) bools into bytes, the first in the lowest bit."""
+    bits = torch.nn.functional.pad(mask, (0, -len(mask) % 8)).view(-1, 8).to(torch.uint8)
+    weights = 2 ** torch.arange(8, device=mask.device, dtype=torch.uint8)
+    return (bits * weights).sum(1, dtype=torch.uint8)

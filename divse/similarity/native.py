@@ -110,26 +110,55 @@ def search(
     """
     import divse_native
 
-    def host(tensor: Tensor | None) -> Any:
-        return None if tensor is None else tensor.detach().numpy()
-
-    options: dict[str, Any] = parameters | {"similarity": similarity.name}
-    if "alpha" in options:
-        options["alpha"] = float(options["alpha"])
-    values, dtype = gallery_argument(gallery.values)
+    values, options = _stored(queries, gallery.values, similarity, parameters)
     best, ids = divse_native.search(
         queries.values.detach().float().numpy(),
         values,
         topk,
-        excluded=host(excluded),
-        query_lengths=host(queries.lengths),
-        gallery_lengths=host(gallery.lengths),
+        excluded=_host(excluded),
+        gallery_lengths=_host(gallery.lengths),
         gallery_offsets=offsets,
-        threads=torch.get_num_threads(),
         **options,
-        **dtype,
     )
     return torch.from_numpy(best), torch.from_numpy(ids)
+
+
+def stored_candidates(
+    queries: Sets,
+    gallery: Tensor,
+    chosen: np.ndarray,
+    similarity: Similarity,
+    parameters: dict[str, Any],
+    offsets: np.ndarray | None = None,
+) -> Tensor:
+    """Scores (B, M) of each query with its own candidates (B, M), -1 = none; no gradient.
+
+    With ``offsets`` (N + 1,) the gallery is packed (elements, D).
+    """
+    import divse_native
+
+    values, options = _stored(queries, gallery, similarity, parameters)
+    found = divse_native.candidate_scores(
+        queries.values.detach().float().numpy(), values, chosen, gallery_offsets=offsets, **options
+    )
+    return torch.from_numpy(found)
+
+
+def _stored(
+    queries: Sets, gallery: Tensor, similarity: Similarity, parameters: dict[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    """A gallery as divse_native takes it, without a copy, and what else it is told."""
+    values, dtype = gallery_argument(gallery)
+    options = parameters | dtype | {"similarity": similarity.name}
+    if "alpha" in options:
+        options["alpha"] = float(options["alpha"])
+    options["query_lengths"] = _host(queries.lengths)
+    options["threads"] = torch.get_num_threads()
+    return values, options
+
+
+def _host(tensor: Tensor | None) -> Any:
+    return None if tensor is None else tensor.detach().numpy()
 
 
 def hardest_negatives(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from divse.sets import EmbeddingSets, as_tensor
 from divse.similarity import dispatch, triton
-from divse.similarity.inputs import Sets, read_parameters, read_sets
+from divse.similarity.inputs import Sets, bitmap, read_parameters, read_sets
 from divse.similarity.table import get_similarity
 
 
@@ -35,21 +35,23 @@ def search_stream(
     *,
     alpha: float = 16.0,
     log_mean: bool = False,
+    excluded: Tensor | None = None,
     **parameters: Any,
 ) -> tuple[Tensor, Tensor]:
     """Find the ``topk`` best sets of all blocks; copies to the device hide behind its work.
 
     ``blocks`` yields (position of the first set, sets (n, L, D)) in order of position, in host
     memory (memory maps too); `streams` says whether the sets are of a kind that this can serve.
-    Returns scores and positions (B, topk) on the device of ``queries`` (B, K, D), as
-    `divse.search` does.
+    ``excluded`` (N,) bool on the device of ``queries`` leaves sets out by position. Returns scores
+    and positions (B, topk) on the device of ``queries`` (B, K, D), as `divse.search` does.
     """
     chosen = get_similarity(similarity)
     given = read_parameters(chosen, alpha, log_mean, parameters)
     dispatch.calls["triton.search"] += 1
     with torch.no_grad():
         q = read_sets(queries, None, "queries")
-        return triton.search_blocks(q, _parts(blocks), topk, chosen, given)
+        bits = None if excluded is None else bitmap(excluded)
+        return triton.search_blocks(q, _parts(blocks), topk, chosen, given, bits)
 
 
 def _parts(blocks: Iterable[tuple[int, EmbeddingSets]]) -> Iterator[tuple[int, Sets]]:

@@ -153,6 +153,7 @@ def search_blocks(
     topk: int,
     similarity: Similarity,
     parameters: dict[str, Any],
+    excluded: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The same in a gallery that comes in blocks (position of the first set, sets on the host)."""
     import divse_kernels
@@ -164,6 +165,50 @@ def search_blocks(
         ((first, sets.values, sets.lengths) for first, sets in chain([start], blocks)),
         topk,
         query_lengths=queries.lengths,
+        excluded=excluded,
+        similarity=similarity.name,
+        **_known(parameters),
+    )
+    return found
+
+
+def why_not_certified(dim: int, size: int) -> str | None:
+    """Return why the certified search cannot serve sets of so many dimensions and elements."""
+    try:
+        from divse_kernels import MAX_SIZE
+        from divse_kernels.certified import CODE_STEP
+    except ImportError as error:
+        return f"Triton is not installed ({error})"
+    if dim % CODE_STEP:
+        return f"the Triton kernel reads codes of D in steps of {CODE_STEP}, and D is {dim}"
+    if size > MAX_SIZE:
+        return f"the Triton kernel serves sets of up to {MAX_SIZE} elements, and one has {size}"
+    return None
+
+
+def certified_search(
+    queries: Sets,
+    gallery: Sets,
+    codes: tuple[Tensor, Tensor, Tensor],
+    topk: int,
+    similarity: Similarity,
+    parameters: dict[str, Any],
+    excluded: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `search`, reading mostly the int8 codes, scales and residuals; also the sets it scored.
+
+    That is (B,): how many sets of the gallery (N, L, D) the codes could not rule out.
+    """
+    import divse_kernels
+
+    found: tuple[Tensor, Tensor, Tensor] = divse_kernels.certified_search(
+        _query_dtype(queries.values, gallery.values),
+        gallery.values,
+        *codes,
+        topk,
+        query_lengths=queries.lengths,
+        gallery_lengths=gallery.lengths,
+        excluded=excluded,
         similarity=similarity.name,
         **_known(parameters),
     )

@@ -1,0 +1,126 @@
+"""The plan "prefilter": look deeper until the answer is proven or stays the same.
+
+Each round looks up more elements of each query element, in more clusters, and scores all owners
+exactly. A query is done when
+
+    proven  no set that the round did not see can be among the best: all sets that pass the filter
+            were candidates, or the k-th best score is above the bound of unseen sets (`bounds`;
+            only an index that compares with all elements gives one);
+    stable  two rounds in a row had the same answer, or the last round is over.
+
+A depth that the caller names is one round. Whatever the settings, a query for which too few sets
+were proposed is asked again, deeper, so no answer is short. Where the next round would look at so
+many elements that a scan costs less, the queries that are left are answered by the scan.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from divse.search.bounds import bounds_unseen, unseen_bound
+from divse.search.element_index import ElementIndex
+from divse.search.prefilter import Proposal, propose
+from divse.search.request import Found, Request
+from divse.search.rerank import rerank
+from divse.search.scans import run_exact
+
+DEPTH = 100  # nearest elements of each query element, in the first round; then
+DEEPER = 3  # times as many as in the round before,
+MOST_ROUNDS = 3  # so often
+PROBED_SHARE = 16  # one in so many clusters is looked into at first, and later
+WIDER = 3  # times as many
+LEAST_PROBED = 8  # clusters
+SCANNED_FROM = 8  # a depth of one in so many elements: comparing with all of them costs less
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How deep and wide a round looks; `rounds` are left after it."""
+
+    depth: int
+    probe: int
+    rounds: int
+
+    def more(self) -> Effort:
+        """The next round's."""
+        return Effort(self.depth * DEEPER, self.probe * WIDER, self.rounds - 1)
+
+
+def first_effort(index: ElementIndex, depth: int | None, probe: int | None) -> Effort:
+    """Return what the first round does; settings that are given are not changed by later ones."""
+    usual = max(LEAST_PROBED, index.lists // PROBED_SHARE)
+    return Effort(depth or DEPTH, probe or usual, MOST_ROUNDS if depth is None else 1)
+
+
+def run_prefilter(
+    request: Request, index: ElementIndex, depth: int | None, probe: int | None
+) -> Found:
+    """Return the best sets of each query that the index leads to, and which answers are proven."""
+    shape = (len(request.queries), request.topk)
+    found = Found(
+        np.full(shape, -np.inf, np.float32), np.full(shape, -1), np.zeros(shape[0], dtype=bool)
+    )
+    waiting = np.arange(shape[0])
+    effort = first_effort(index, depth, probe)
+    elements, work = request.gallery.manifest.elements, request.work
+    work.rounds = 0
+    while len(waiting) and (not work.rounds or effort.depth * SCANNED_FROM <= elements):
+        waiting = _round(request.of(waiting), index, effort, found, waiting)
+        work.depth, work.probe = min(effort.depth, elements), min(effort.probe, index.lists)
+        work.rounds += 1
+        effort = effort.more()
+    if len(waiting):
+        for mine, theirs in zip(found, run_exact(request.of(waiting)), strict=True):
+            mine[waiting] = theirs
+    return found
+
+
+def _round(
+    request: Request, index: ElementIndex, effort: Effort, found: Found, rows: np.ndarray
+) -> np.ndarray:
+    """Answer the queries of `request`, which are `rows` of `found`; return those not done."""
+    work = request.work
+    depth = min(effort.depth, request.gallery.manifest.elements)
+    with work.timed("prefilter"):
+        proposal = propose(index, request.queries, depth, effort.probe, request.selection)
+    with work.timed("rerank"):
+        scores, positions = (x.cpu().numpy() for x in rerank(request, proposal.candidates))
+    seen = (proposal.candidates >= 0).sum(axis=1)
+    work.candidates += int(seen.sum())
+    lookups = int(np.isfinite(proposal.limits).sum())
+    work.bytes_read += request.bytes_of(int(seen.sum()))
+    work.bytes_read += lookups * index.bytes_read(effort.probe)
+    stable = (positions == found.positions[rows]).all(axis=1)
+    found.scores[rows], found.positions[rows] = scores, positions
+    found.certified[rows] = proven(request, index, effort.probe, proposal, scores[:, -1], seen)
+    short = (positions < 0).any(axis=1)
+    done = found.certified[rows] | stable | (effort.rounds <= 1)
+    return np.asarray(rows[short | ~done])
+
+
+def proven(
+    request: Request,
+    index: ElementIndex,
+    probe: int,
+    proposal: Proposal,
+    worst: np.ndarray,
+    seen: np.ndarray,
+) -> np.ndarray:
+    """Return which queries (B,) have the best sets for certain.
+
+    `worst` (B,) are the least of the best scores, `seen` (B,) the numbers of candidates.
+    """
+    everything = np.asarray(seen == request.survivors)
+    if not (bounds_unseen(request.scoring) and index.is_exhaustive(probe)):
+        return everything
+    lengths = request.queries.numpy().lengths
+    bound = unseen_bound(
+        proposal.limits,
+        None if lengths is None else np.asarray(lengths),
+        request.gallery.k,
+        request.gallery.dim,
+        request.scoring,
+    )
+    return np.asarray(everything | (worst > bound))

@@ -1,0 +1,219 @@
+"""Filters: which sets of a gallery a search may return.
+
+`where` is a condition over the gallery's columns and `id`, such as "year >= 2010 and label in
+('cat', 'dog')"; `allowed` is an array of ids. What is left is handed to the kernels and to FAISS as
+bitmaps, so a search never finds fewer sets than there are.
+
+DuckDB evaluates conditions. It sees a table of the columns that the condition names and nothing
+else: a condition is one expression, without subqueries, and the connection reaches no files, no
+Python variables and no extensions.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from divse.search.rows import ID
+from divse.search.segment import Segment
+from divse.search.snapshot import Snapshot
+
+TABLE = "gallery"
+_POSITION = "position of the set"
+_SAFE = {
+    "enable_external_access": "false",
+    "autoload_known_extensions": "false",
+    "autoinstall_known_extensions": "false",
+    "python_enable_replacements": "false",
+}
+_REFUSED = {
+    "SUBQUERY": "subqueries",
+    "STAR": "stars",
+    "WINDOW": "window functions",
+    "PARAMETER": "parameters",
+}
+
+
+class Selection:
+    """The sets of a snapshot that a filter leaves: `mask` (N,) bool by position, `count` of them.
+
+    Bitmaps have bit n & 7 of byte n >> 3 set for set n.
+    """
+
+    def __init__(self, snapshot: Snapshot, mask: np.ndarray) -> None:
+        self.snapshot, self.mask = snapshot, mask
+        self.positions = np.flatnonzero(mask)
+        self._bitmaps: dict[tuple[str, int], np.ndarray] = {}
+
+    @property
+    def count(self) -> int:
+        """Sets that are left."""
+        return len(self.positions)
+
+    def inside(self, segment: Segment) -> np.ndarray:
+        """Which of a segment's sets are left: ascending, numbered without the removed ones."""
+        first, last = np.searchsorted(self.positions, [segment.start, segment.start + segment.sets])
+        return np.asarray(self.positions[first:last] - segment.start)
+
+    def excluded(self, segment: Segment) -> np.ndarray:
+        """Bitmap (ceil(n / 8),) over the sets of a segment's files of those not to be found."""
+        key = ("sets", segment.start)
+        if key not in self._bitmaps:
+            mask = np.ones(segment.entry.sets, dtype=bool)
+            mask[segment.own(self.inside(segment))] = False
+            self._bitmaps[key] = np.packbits(mask, bitorder="little")
+        return self._bitmaps[key]
+
+    def elements(self, segment: Segment) -> np.ndarray:
+        """Bitmap over the elements of a segment's files of those that may be found."""
+        key = ("elements", segment.start)
+        if key not in self._bitmaps:
+            mask = np.zeros(segment.entry.elements, dtype=bool)
+            mask[segment.element_index(self.inside(segment))] = True
+            self._bitmaps[key] = np.packbits(mask, bitorder="little")
+        return self._bitmaps[key]
+
+
+def select(
+    snapshot: Snapshot, where: str | None = None, allowed: Iterable[Any] | None = None
+) -> Selection | None:
+    """Return what both filters leave, or None without any.
+
+    Raises ValueError for a condition that is none, naming unknown columns and the known ones, and
+    KeyError for ids that are not in the gallery.
+    """
+    if where is None and allowed is None:
+        return None
+    mask = np.ones(len(snapshot), dtype=bool)
+    if where is not None:
+        mask &= matching(snapshot, where)
+    if allowed is not None:
+        mask &= snapshot.with_ids(allowed)
+    return Selection(snapshot, mask)
+
+
+def matching(snapshot: Snapshot, where: str) -> np.ndarray:
+    """Return the mask (N,) of the sets for which a condition is true; NULL is not true."""
+    if not isinstance(where, str):
+        raise TypeError(f"where: got {type(where).__name__}, expected a condition such as 'id = 7'")
+    if not where.strip():
+        raise ValueError("where: got nothing, expected a condition such as 'id = 7'")
+    duckdb = import_duckdb()
+    mask = np.zeros(len(snapshot), dtype=bool)
+    with duckdb.connect(":memory:", config=_SAFE) as connection:
+        connection.execute("SET lock_configuration = true").fetchall()
+        try:
+            columns = _columns_of(_condition(connection, where), snapshot.schema.names)
+            connection.register(TABLE, _table(snapshot, columns))
+            rows = connection.execute(_query(where)).fetchnumpy()
+        except duckdb.Error as error:
+            raise ValueError(f"where={where!r}: {_reason(error)}") from None
+    mask[np.asarray(rows[_POSITION], dtype=np.int64)] = True
+    return mask
+
+
+def _table(snapshot: Snapshot, columns: list[str]) -> Any:
+    """The columns as an Arrow table, with the sets' positions; mapped, not copied, where it can."""
+    import pyarrow as pa
+
+    parts = [segment.live_rows(columns or [ID]) for segment in snapshot.segments]
+    table = pa.concat_tables(parts)
+    for place, column in enumerate(table.schema):
+        if pa.types.is_float16(column.type):  # which DuckDB does not know
+            wide = table.column(place).cast(pa.float32())
+            table = table.set_column(place, column.name, wide)
+    return table.append_column(_POSITION, pa.array(np.arange(len(snapshot))))
+
+
+def import_duckdb() -> Any:
+    """Import duckdb; ImportError says what to do without it."""
+    try:
+        import duckdb
+    except ImportError as error:
+        raise ImportError(
+            f"where= needs duckdb ({error}): pip install 'divse[filters]', or give allowed= ids"
+        ) from None
+    return duckdb
+
+
+def _query(where: str) -> str:
+    # on lines of its own, so that a comment does not hide the bracket
+    return f'SELECT "{_POSITION}" FROM {TABLE} WHERE (\n{where}\n)'
+
+
+def _condition(connection: Any, where: str) -> Any:
+    """The syntax tree of a condition, which must be all that differs from the plainest query."""
+    asked, plain = (_tree(connection, text) for text in (where, "true"))
+    if "error_message" in asked:
+        raise ValueError(f"where={where!r} is no condition: {asked['error_message']}")
+    nodes = [_single_node(tree) for tree in (asked, plain)]
+    condition, _ = (node.pop("where_clause", None) for node in nodes)
+    if condition is None or nodes[0] != nodes[1]:
+        raise ValueError(f"where={where!r} is no condition: it must be one expression")
+    for node in _nodes(condition):
+        if node.get("class") in _REFUSED:
+            raise ValueError(f"where={where!r}: {_REFUSED[node['class']]} are not allowed")
+    return condition
+
+
+def _tree(connection: Any, where: str) -> dict[str, Any]:
+    rows = connection.execute("SELECT json_serialize_sql(?)", [_query(where)]).fetchall()
+    tree: dict[str, Any] = json.loads(rows[0][0])
+    return tree
+
+
+def _single_node(tree: dict[str, Any]) -> dict[str, Any]:
+    statements = tree["statements"]
+    node: dict[str, Any] = statements[0]["node"] if len(statements) == 1 else {}
+    return node
+
+
+def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
+    """Every object of a syntax tree."""
+    if isinstance(tree, dict):
+        yield tree
+    if isinstance(tree, dict | list):
+        for child in tree.values() if isinstance(tree, dict) else tree:
+            yield from _nodes(child)
+
+
+def _columns_of(condition: Any, known: list[str]) -> list[str]:
+    """The gallery's columns that a condition names, in any case, as SQL does."""
+    bound = {
+        name
+        for node in _nodes(condition)
+        if node.get("class") == "LAMBDA"
+        for part in _nodes(node["lhs"])
+        for name in part.get("column_names", ())
+    }
+    found: dict[str, str] = {}
+    for node in _nodes(condition):
+        if node.get("class") != "COLUMN_REF" or node["column_names"][0] in bound:
+            continue
+        name = _column(node["column_names"], known)
+        if found.setdefault(name.lower(), name) != name:
+            raise ValueError(f"where: columns {found[name.lower()]} and {name} differ only by case")
+    return list(found.values())
+
+
+def _column(names: list[str], known: list[str]) -> str:
+    """The column that a reference such as year, gallery.year or record.field names."""
+    if len(names) > 1 and names[0].lower() == TABLE and TABLE not in map(str.lower, known):
+        names = names[1:]
+    if names[0] in known:
+        return names[0]
+    for column in known:
+        if column.lower() == names[0].lower():
+            return column
+    others = ", ".join(name for name in known if name != ID) or "none"
+    raise ValueError(
+        f"where: unknown column {names[0]!r}; known are {ID} and the gallery's columns: {others} "
+        "(texts stand in single quotes)"
+    )
+
+
+def _reason(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]
