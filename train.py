@@ -18,7 +18,13 @@ from divse.training.command_line import parse
 from divse.training.loop import Trainer
 from divse.training.losses import similarity_options
 from divse.training.report import evaluate, gallery_columns, table
-from divse.training.run import cache_folder, load_splits, prepare_run
+from divse.training.run import (
+    cache_folder,
+    ends_in_a_sentence,
+    load_splits,
+    open_folder,
+    prepare_run,
+)
 from divse.training.split import Split
 
 
@@ -29,9 +35,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     folder, device = prepare_run(config, resume)
 
     # model: captions become tokens, pictures pixels; frozen encoders run once
-    tokenizer = build_tokenizer(config.text, data["train"].captions, config.data.min_count)
-    similarity = similarity_options(config.loss)
-    model = build_model(config, tokenizer, similarity).to(device)
+    with ends_in_a_sentence():
+        tokenizer = build_tokenizer(config.text, data["train"].captions, config.data.min_count)
+        similarity = similarity_options(config.loss)
+        model = build_model(config, tokenizer, similarity).to(device)
+    open_folder(folder, config, resume)
     encoder = DivSE(model, config, tokenizer, similarity)
     print(f"{data['train'].name}: {len(data['train'])} pictures -> {folder}, on {device}")
     cache = cache_folder(config, folder)

@@ -6,6 +6,7 @@ import torch
 
 from divse.data import Batches, ImageTextData, Vocabulary
 from divse.data.augmentation import CHANGES, drop_regions, resized_crop
+from divse.data.pictures import fit
 
 
 def example(pictures=11, seed=0):
@@ -237,3 +238,17 @@ def test_a_view_is_cut_from_the_picture_as_it_was_read():
     assert same(next(viewed.epoch(0)), next(viewed.epoch(0)))
     assert same(next(viewed.in_order()), next(batches_of(data).in_order()))
     assert not same(next(viewed.epoch(0)), next(batches_of(data).epoch(0)))
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_pictures_are_centre_crops_if_asked_for(monkeypatch, cached):
+    monkeypatch.setattr("divse.data.batching.CACHE_BYTES", 2**30 if cached else 0)
+    data = example()
+    batches = batches_of(data, crop_pct=0.875)
+    for pixels, index in (x for b in batches.in_order() for x in zip(b.pixels, b.image_index)):  # noqa: B905
+        expected = fit(data.image(int(index)), 16, 0.875)
+        assert (pixels.permute(1, 2, 0).numpy() == expected).all()
+    views = next(batches_of(data, augment=["resized_crop"]).epoch(0)).pixels
+    assert torch.equal(
+        next(batches_of(data, augment=["resized_crop"], crop_pct=0.875).epoch(0)).pixels, views
+    )

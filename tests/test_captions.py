@@ -10,7 +10,7 @@ from PIL import Image
 
 from divse.data import DATASETS
 from divse.data.captions import load
-from divse.data.pictures import as_rgb, read_picture, resize
+from divse.data.pictures import as_rgb, fit, read_picture, resize
 from divse.data.table import find_table
 
 ROWS = [
@@ -264,3 +264,23 @@ def test_resizing_keeps_the_whole_picture():
     small = resize(picture, 8)
     assert small.shape == (8, 8, 3) and (small[:, :3] < 20).all() and (small[:, 5:] > 180).all()
     assert resize(small, 8) is small
+
+
+@pytest.mark.parametrize("shape", [(30, 50), (50, 30), (37, 37), (16, 16), (7, 90)])
+@pytest.mark.parametrize("crop_pct", [0.875, 1.0, 0.6])
+def test_centre_crops_are_those_of_torchvision(shape, crop_pct):
+    """Resize(size / crop_pct), CenterCrop(size)."""
+    transforms = pytest.importorskip("torchvision.transforms")
+    picture = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    bicubic = transforms.InterpolationMode.BICUBIC
+    steps = transforms.Resize(int(16 / crop_pct), bicubic), transforms.CenterCrop(16)
+    expected = np.asarray(transforms.Compose(steps)(Image.fromarray(picture)))
+    got = fit(picture, 16, crop_pct)
+    assert got.shape == (16, 16, 3)
+    assert (got == expected).all()
+    assert (fit(picture, 16) == resize(picture, 16)).all()
+
+
+def test_a_line_of_pixels_is_not_blown_up():
+    picture = np.full((1, 100_000, 3), 7, dtype=np.uint8)
+    assert (fit(picture, 224, 0.875) == 7).all()  # 256 x 25,600,000 pixels would not fit

@@ -142,5 +142,14 @@ def test_wrong_requests_end_with_a_sentence(tmp_path, monkeypatch, check, argume
     assert err.startswith("divse-data: error: ") and message in err and err.count("\n") == 1
 
 
+def test_weights_that_were_never_fetched_stand_behind_the_command(tmp_path, check, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    layouts.write("karpathy_coco", tmp_path / "data")
+    code, out, _ = check(tmp_path / "data")
+    lines = [line for line in out.splitlines() if "resnet152" in line]
+    assert code == 0 and len(lines) == 1
+    assert "# image.weights: resnet152.tv_in1k is neither in the Hugging Face cache" in lines[0]
+
+
 def test_every_layout_is_a_data_set():
     assert {layout.name for layout in KNOWN} == set(DATASETS) - {"scenes"}

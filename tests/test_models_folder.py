@@ -11,7 +11,9 @@ import tiny
 import torch
 
 from divse import DivSE
+from divse.data.pictures import fit
 from divse.encoder import build_model, build_tokenizer
+from divse.encoder.folder import embedding_settings
 from divse.models import hub
 from divse.models.config import HeadConfig, ImageConfig, TextConfig, TwoTowerConfig
 
@@ -38,6 +40,7 @@ def changed(side, **values):
     [
         changed("text", max_length=3),
         changed("image", size=24),
+        changed("image", crop_pct=0.875),
         changed("image", positions=False),
         changed("model", positions="spread"),
         changed("model", heads=1, head_dim=8),
@@ -48,6 +51,32 @@ def test_fingerprint_follows_every_setting(config):
     other = encoder_of(config)
     other.model.load_state_dict(encoder_of().model.state_dict())
     assert other.fingerprint != encoder_of().fingerprint
+
+
+def test_galleries_of_models_older_than_centre_crops_still_fit(tmp_path):
+    encoder = encoder_of()
+    assert "crop_pct" not in embedding_settings(encoder.config.image)
+    encoder.save_pretrained(tmp_path)
+    content = json.loads((tmp_path / "config.json").read_text())
+    assert content["image"].pop("crop_pct") == 0
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    older = DivSE.from_pretrained(tmp_path)
+    assert older.fingerprint == encoder.fingerprint and older.config.image.crop_pct == 0
+
+
+def test_a_model_folder_keeps_how_pictures_become_square(tmp_path):
+    encoder = encoder_of(changed("image", crop_pct=0.5))
+    encoder.save_pretrained(tmp_path)
+    loaded = DivSE.from_pretrained(tmp_path)
+    assert loaded.config.image.crop_pct == 0.5 and loaded.fingerprint == encoder.fingerprint
+    picture = np.random.default_rng(0).integers(0, 256, (40, 90, 3), np.uint8)
+    centre = fit(picture, 16, 0.5)  # a square of the right size would be cut again
+    values = loaded.encode_images([picture]).values
+    pixels = torch.from_numpy(centre.copy()).permute(2, 0, 1)[None]
+    with torch.no_grad():
+        expected = loaded.model.images(pixels).sets
+    torch.testing.assert_close(values, expected, atol=1e-6, rtol=0)
+    assert (values - encoder_of().encode_images([picture]).values).abs().max() > 1e-3
 
 
 def test_fingerprint_of_settings_that_only_some_encoders_have():

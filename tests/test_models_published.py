@@ -250,6 +250,14 @@ def test_key_names_of_other_recipes(tmp_path, prefix):
     assert published.config.image.name == "resnext101_32x8d.fb_wsl_ig1b_ft_in1k"
     assert (published.config.text.encoder, published.config.text.pool) == ("transformer", ["max"])
     assert published.config.model.head == "pie_net"
+    assert published.config.image.crop_pct == 0  # evaluated on whole pictures of 512 x 512
+
+
+def test_resnet_is_evaluated_on_centre_crops(tmp_path):
+    recipe = {"data_name": "coco", "cnn_type": "resnet152", "crop_size": 224, "gpo_1x1": False}
+    path = write(tmp_path / "x.tar", {"img_enc.fc.weight": torch.zeros(1)}, **recipe)
+    image = read_published(path).config.image
+    assert (image.name, image.size, image.size / image.crop_pct) == ("resnet152", 224, 256)
 
 
 class Harmful:

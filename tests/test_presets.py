@@ -10,7 +10,7 @@ import torch
 
 import train
 from divse import DivSE
-from divse.training.config import presets
+from divse.training.config import Config, presets, read_preset
 
 REGIONS, COCO, FLICKR = "regions", "karpathy_coco", "karpathy_flickr30k"
 DATA = {
@@ -74,6 +74,13 @@ def test_training_with_other_similarities(similarity, tmp_path, capsys):
     assert DivSE.from_pretrained(tmp_path / "run").similarity["similarity"] == similarity
 
 
+def test_only_resnet_152_is_evaluated_on_centre_crops():
+    for name in presets():
+        image = Config.of(read_preset(name)).image
+        expected = (224, 256) if "resnet152" in name else (image.size, 0)
+        assert (image.size, image.crop_pct and image.size / image.crop_pct) == expected
+
+
 @pytest.mark.parametrize("name", [name for name, layout in DATA.items() if layout])
 def test_an_epoch(name, tmp_path, capsys):
     words = ["--preset", name, "--out", str(tmp_path / "run"), *small(name, tmp_path)]
@@ -84,4 +91,5 @@ def test_an_epoch(name, tmp_path, capsys):
     figures = json.loads((tmp_path / "run" / "test.json").read_text())
     assert figures["rsum"] > 0
     loaded = DivSE.from_pretrained(tmp_path / "run")
+    assert loaded.config.image.crop_pct == (0.875 if "resnet152" in name else 0)
     assert loaded.encode_texts(["a dog"]).values.shape == (1, loaded.config.model.k, 16)

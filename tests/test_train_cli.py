@@ -197,6 +197,15 @@ def test_the_captions_preset_on_frozen_encoders(tmp_path, capsys):
         ),
         (["--text.encoder", "transformer", "--text.path", "nowhere"], "no config.json in nowhere"),
         (["--train.impl", "native", "--loss.similarity", "mp"], "no kernel for mp"),
+        (
+            ["--image.encoder", "timm", "--image.name", "resnet18.tv_in1k"]
+            + ["--image.weights", "hub", "--image.size", "32"],
+            "neither in the Hugging Face cache nor could it be fetched",
+        ),
+        (["--image.size", "20"], "needs a multiple of 8"),
+        (["--text.projection", "none", "--text.hidden", "8", "--text.vectors", "x"], "no file at"),
+        (["--train.sync_batchnorm", "true"], "works on CUDA devices alone"),
+        (["--train.compile", "indctor"], "did you mean inductor?"),
     ],
 )
 def test_missing_things_end_with_a_sentence(tmp_path, words, message):

@@ -9,7 +9,9 @@ import torch
 from training_cases import trainer
 
 from divse import DivSE
+from divse.data import Batch, Vocabulary
 from divse.data.packed import write_packed
+from divse.data.published_vocabulary import PublishedVocabulary
 from divse.training.batch_scores import positive_mask
 from divse.training.feature_store import FeatureStore
 from divse.training.split import drop_words
@@ -17,16 +19,54 @@ from divse.training.split import drop_words
 
 def test_dropped_words(tmp_path):
     batch = next(trainer(tmp_path).train.batches.epoch(0))
-    dropped = drop_words(batch, 0.5, 20, [0])
+    dropped = drop_words(batch, 0.5, 1, 20, [0])
     assert (dropped.lengths >= 1).all() and (dropped.lengths <= batch.lengths).all()
     assert dropped.tokens.shape[1] == dropped.lengths.max()
     real = torch.arange(dropped.tokens.shape[1]) < dropped.lengths[:, None]
     assert (dropped.tokens[real] > 0).all() and (dropped.tokens[~real] == 0).all()
     assert (dropped.tokens == 1).any()
-    untouched = drop_words(batch, 1e-12, 20, [0])
+    untouched = drop_words(batch, 1e-12, 1, 20, [0])
     assert torch.equal(untouched.tokens, batch.tokens)
-    all_gone = drop_words(batch, 0.9, 20, [1])
+    all_gone = drop_words(batch, 0.9, 1, 20, [1])
     assert (all_gone.lengths >= 1).all()
+
+
+def test_shares_of_dropped_words():
+    """Of the words touched half are masked, a tenth replaced, four tenths deleted."""
+    rows, words, mask = 400, 30, 77
+    tokens = torch.full((rows, words), 50)
+    whole = torch.full((rows,), words)
+    batch = Batch(None, tokens, whole, torch.arange(rows), torch.arange(rows), torch.arange(rows))
+    dropped = drop_words(batch, 0.2, mask, 50, [0])
+    total = rows * words
+    masked = int((dropped.tokens == mask).sum()) / total
+    random = int(((dropped.tokens != mask) & (dropped.tokens != 50) & (dropped.tokens > 0)).sum())
+    deleted = (total - int(dropped.lengths.sum())) / total
+    assert masked == pytest.approx(0.1, abs=0.01)
+    assert random / total == pytest.approx(0.02, abs=0.005)
+    assert deleted == pytest.approx(0.08, abs=0.01)
+
+
+def test_a_caption_never_loses_its_last_word():
+    rows = torch.arange(200)
+    batch = Batch(None, torch.full((200, 1), 5), torch.ones(200).long(), rows, rows, rows)
+    dropped = drop_words(batch, 0.9, 1, 20, [0])
+    assert (dropped.lengths == 1).all() and (dropped.tokens > 0).all()
+    assert {1, 5} < set(dropped.tokens.flatten().tolist())
+
+
+def test_hidden_words_take_the_mask_of_the_vocabulary_by_name(tmp_path):
+    words = ["<pad>", "<unk>", "a", "<mask>", "dog"]
+    assert (Vocabulary(words).mask, PublishedVocabulary(words).mask) == (3, 3)
+    assert Vocabulary(words[:3]).mask == 1  # of <unk>, which has a use in captions of others
+    run = trainer(tmp_path, data__word_drop=0.9)
+    assert run.train.mask == 1
+    seen = []
+    run.train = run.update.train = replace(run.train, mask=4)
+    embed = run.model.text.encoder.local
+    run.model.text.encoder.local = lambda t, n: seen.append(t) or embed(t, n)
+    run.update.backward(next(run.train.batches.epoch(0)), 0)
+    assert (seen[0] == 4).sum() > (seen[0] == 1).sum()
 
 
 def test_positives_of_a_batch(tmp_path):

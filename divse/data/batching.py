@@ -19,7 +19,7 @@ from torch import Tensor
 
 from divse.data.augmentation import AUGMENTATIONS, CHANGES, VIEWS, drop_regions
 from divse.data.dataset import ImageTextData
-from divse.data.pictures import Picture, resize
+from divse.data.pictures import Picture, fit
 
 CACHE_BYTES = 2**30  # resized pictures are kept in memory up to this size of a split
 READERS = min(16, os.cpu_count() or 1)
@@ -80,11 +80,12 @@ class Batches:
     tokenizer: captions -> (ids (T, L), lengths (T,)); called once, on all captions
     batch_size: pictures a batch. In training the last few pictures of an epoch's order that do
         not fill a batch are left out of that epoch
-    size: pictures are resized to size x size; None = batches without pictures. Data of regions
+    size: pictures become size x size; None = batches without pictures. Data of regions
         has its regions in every batch, whatever the size
     seed: of order and augmentation
     augment: names in AUGMENTATIONS, applied in this order (a view first), in training only
     region_drop: probability that a region is left out, in training only; one always stays
+    crop_pct: how pictures that no view was cut from become square, as in pictures.fit
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class Batches:
         seed: int = 0,
         augment: Sequence[str] = (),
         region_drop: float = 0.0,
+        crop_pct: float = 0.0,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1 picture, got {batch_size}")
@@ -107,7 +109,7 @@ class Batches:
         if data.read_features is not None:
             size = None
         self.data, self.size, self.seed = data, size, seed
-        self.region_drop = region_drop
+        self.region_drop, self.crop_pct = region_drop, crop_pct
         self.batch_size = min(batch_size, len(data))
         self.tokens, self.lengths = tokenizer(data.captions)
         self._views = [VIEWS[name] for name in augment if name in VIEWS]
@@ -186,9 +188,9 @@ class Batches:
     def _picture(self, index: int) -> Picture:
         assert self.size is not None
         if self._cache is None:
-            return resize(self.data.image(index), self.size)
+            return fit(self.data.image(index), self.size, self.crop_pct)
         if not self._cached[index]:
-            self._cache[index] = resize(self.data.image(index), self.size)
+            self._cache[index] = fit(self.data.image(index), self.size, self.crop_pct)
             self._cached[index] = True
         picture: Picture = self._cache[index]
         return picture

@@ -1,4 +1,4 @@
-"""Read a picture file as uint8 RGB, whatever its mode, and resize it."""
+"""Read a picture file as uint8 RGB, whatever its mode, and make it a square."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Picture = NDArray[np.uint8]  # (H, W, 3)
+LONGEST = 16  # of a picture that is longer, times its shorter side, the ends are not resized
 
 
 def read_picture(path: Path) -> Picture:
@@ -58,3 +59,29 @@ def resize(picture: Picture, size: int) -> Picture:
         return picture
     resized = Image.fromarray(picture).resize((size, size), Image.Resampling.BICUBIC)
     return np.asarray(resized)
+
+
+def center_crop(picture: Picture, size: int, crop_pct: float) -> Picture:
+    """Resize the shorter side of (H, W, 3) to size / crop_pct, cut size x size out of the centre.
+
+    What torchvision's Resize and CenterCrop give.
+    """
+    from PIL import Image
+
+    height, width = (min(side, LONGEST * min(picture.shape[:2])) for side in picture.shape[:2])
+    picture = middle(picture, height, width)
+    shorter, least = int(size / crop_pct), min(height, width)
+    shape = int(shorter * width / least), int(shorter * height / least)
+    resized = Image.fromarray(picture).resize(shape, Image.Resampling.BICUBIC)
+    return middle(np.asarray(resized), size, size)
+
+
+def middle(picture: Picture, height: int, width: int) -> Picture:
+    """The middle of (H, W, 3), (height, width, 3)."""
+    top, left = round((picture.shape[0] - height) / 2), round((picture.shape[1] - width) / 2)
+    return np.ascontiguousarray(picture[top : top + height, left : left + width])
+
+
+def fit(picture: Picture, size: int, crop_pct: float = 0.0) -> Picture:
+    """Make (size, size, 3) of a picture: its centre, or all of it squeezed where crop_pct is 0."""
+    return center_crop(picture, size, crop_pct) if crop_pct else resize(picture, size)

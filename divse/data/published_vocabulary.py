@@ -12,9 +12,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from divse.data.vocabulary import FILE, PAD, UNKNOWN, Vocabulary
+from divse.data.vocabulary import FILE, MASK, PAD, UNKNOWN, Vocabulary
 
-START, END, MASK = "<start>", "<end>", "<mask>"
+START, END = "<start>", "<end>"
 KIND = "published"
 _CLITIC = re.compile(r"(?<=\w)(n't|'(?:s|m|d|re|ve|ll))(?!\w)")
 _WORD = re.compile(r"n't(?!\w)|'(?:s|m|d|re|ve|ll)(?!\w)|\w+(?:[-./'&]\w+)*|\.\.\.|--|[^\w\s]")

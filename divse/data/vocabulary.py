@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-PAD, UNKNOWN = "<pad>", "<unk>"
+PAD, UNKNOWN, MASK = "<pad>", "<unk>", "<mask>"
 FILE = "vocabulary.json"
 # Letters and digits of any script, inner apostrophes and hyphens kept: "t-shirt's" is one word.
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
@@ -57,6 +57,11 @@ class Vocabulary:
     def __len__(self) -> int:
         """Return the number of ids, <pad> and <unk> included."""
         return len(self.words)
+
+    @property
+    def mask(self) -> int:
+        """Id that stands for a word that is hidden: of <mask>, or of <unk> where there is none."""
+        return self._ids.get(MASK, self._ids[UNKNOWN])
 
     def encode(self, caption: str) -> list[int]:
         """Turn a caption into ids; one without any word becomes a single <unk>."""

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from divse.data.pictures import Picture, resize
+from divse.data.pictures import Picture, fit
 from divse.data.published_vocabulary import published_vocabulary
 from divse.data.vocabulary import Vocabulary
 from divse.encoder.build import Tokenizer, build_model, load_tokenizer
@@ -245,7 +245,8 @@ class DivSE:
     def _image_inputs(self, some: Sequence[Any]) -> tuple[Tensor, ...]:
         """What the image tower reads: pixels, or padded regions and their counts."""
         if self.config.image.encoder != "regions":
-            arrays = [resize(picture_array(image), self.config.image.size) for image in some]
+            size, crop_pct = self.config.image.size, self.config.image.crop_pct
+            arrays = [fit(picture_array(image), size, crop_pct) for image in some]
             pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
             return (pixels.contiguous().to(self.device),)
         rows = [region_array(features) for features in some]

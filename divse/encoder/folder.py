@@ -59,6 +59,8 @@ def embedding_settings(config: Any) -> dict[str, Any]:
     values = {name: getattr(config, name) for name in kept}
     if values.get("encoder") == "transformer":
         values.pop("name", None)
+    if not values.get("crop_pct", True):  # galleries are older than this setting
+        values.pop("crop_pct")
     return values
 
 

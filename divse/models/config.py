@@ -35,7 +35,12 @@ class ImageConfig:
         "a small CNN trained from scratch, the grid of a timm or transformers backbone, or regions "
         "(features of detected regions, as they are)",
     )
-    size: int = setting(64, "pictures are resized to size x size pixels")
+    size: int = setting(64, "pictures become size x size pixels")
+    crop_pct: float = setting(
+        0.0,
+        "the shorter side is resized to size / crop_pct and the centre is cut out, as timm says it "
+        "(0: the whole picture is squeezed into the square)",
+    )
     width: int = setting(64, "cnn: channels of the grid")
     region_dim: int = setting(2048, "regions: channels of a region's feature")
     name: str = setting(

@@ -96,9 +96,27 @@ def timm_model(
     except (OSError, RuntimeError) as error:
         if weights != HUB or not source:
             raise
-        command = f"hf download timm/{name} model.safetensors --local-dir weights"
-        raise not_there("image.weights", name, command, error) from None
+        raise not_there("image.weights", name, timm_download(name), error) from None
     return network
+
+
+def cached_timm_weights(name: str) -> None:
+    """Say so if the hub's weights of a timm model are not among those fetched before."""
+    import timm
+    from huggingface_hub import try_to_load_from_cache
+
+    source = timm.get_pretrained_cfg(name)
+    files = ("model.safetensors", "pytorch_model.bin")
+    repository = source.hf_hub_id if source else None
+    if repository and any(isinstance(try_to_load_from_cache(repository, f), str) for f in files):
+        return
+    reason = FileNotFoundError("it was not asked" if repository else "it has none under this name")
+    raise not_there("image.weights", name, timm_download(name), reason)
+
+
+def timm_download(name: str) -> str:
+    """Command that fetches the weights of a timm model."""
+    return f"hf download timm/{name} model.safetensors --local-dir weights"
 
 
 def not_there(setting: str, name: str, command: str, error: Exception) -> FileNotFoundError:

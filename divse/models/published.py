@@ -209,7 +209,8 @@ def image_settings(args: Mapping[str, Any]) -> ImageConfig:
         return replace(shared, encoder="regions")
     names = {"resnext_wsl": "resnext101_32x8d.fb_wsl_ig1b_ft_in1k", "resnet152": "resnet152"}
     name = names.get(args["cnn_type"], args["cnn_type"])
-    return replace(shared, encoder="timm", name=name, size=int(args.get("crop_size", 224)))
+    size, crop_pct = int(args.get("crop_size", 224)), 0.875 if name == "resnet152" else 0.0
+    return replace(shared, encoder="timm", name=name, size=size, crop_pct=crop_pct)
 
 
 def text_settings(args: Mapping[str, Any], dim: int) -> TextConfig:

@@ -10,23 +10,32 @@ from torch.utils.checkpoint import checkpoint
 
 from divse.models import TwoTower
 from divse.models.slot_attention import AggregationBlock
-from divse.training.config import TrainConfig
+from divse.training.config import TrainConfig, unknown
 
 
 def prepare(model: TwoTower, config: TrainConfig) -> TwoTower:
     """Return the model as the settings ask; names and values of its weights stay the same."""
+    check_acceleration(config, next(model.parameters()).device)
     if config.sync_batchnorm:
-        if next(model.parameters()).device.type != "cuda":
-            raise ValueError(
-                "train.sync_batchnorm works on CUDA devices alone; on a CPU take one process, or "
-                "encoders and projections without batch norms"
-            )
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
     if config.activation_checkpointing:
         checkpoint_activations(model)
     if config.compile:
         compile_parts(model, config.compile)
     return model
+
+
+def check_acceleration(config: TrainConfig, device: torch.device) -> None:
+    """Refuse what a device or torch cannot do."""
+    if config.sync_batchnorm and device.type != "cuda":
+        raise ValueError(
+            "train.sync_batchnorm works on CUDA devices alone; on a CPU take one process, or "
+            "encoders and projections without batch norms"
+        )
+    if config.compile:
+        known = torch.compiler.list_backends(exclude_tags=None)
+        if config.compile not in known:
+            raise ValueError(unknown("train.compile backend", config.compile, known))
 
 
 def checkpoint_activations(model: TwoTower) -> None:

@@ -43,6 +43,10 @@ IMPOSSIBLE: list[Rule] = [
         "image.weights and image.options belong to --image.encoder timm",
     ),
     (
+        lambda c: c.image.encoder == "regions" and c.image.crop_pct > 0,
+        "image.crop_pct is for pixels: --image.encoder regions reads features",
+    ),
+    (
         lambda c: c.image.encoder == "regions" and c.image.frozen,
         "image.encoder regions has no backbone to freeze: a detector has run before",
     ),
@@ -146,6 +150,7 @@ IMPOSSIBLE: list[Rule] = [
 # setting -> (smallest, largest) valid value
 RANGES: dict[str, tuple[float, float]] = {
     "image.size": (8, 4096),
+    "image.crop_pct": (0, 1),
     "image.width": (4, 4096),
     "model.k": (1, 256),
     "model.dim": (1, 1 << 16),

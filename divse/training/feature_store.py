@@ -71,6 +71,8 @@ def image_features(
     channels = tower.encoder.input_dim  # tells which maps are taken
     pixels = zlib.crc32(first.numpy().tobytes())  # tells data of other contents, same names
     settings = f"{batches.size} {mirrored} {channels} {pixels}"
+    if batches.crop_pct:
+        settings += f" crop_pct {batches.crop_pct}"
     key = fingerprint(backbone(tower), settings, *data.image_ids)
 
     def grids(done: int) -> Iterator[Block]:

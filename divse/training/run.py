@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from importlib.util import find_spec
 from inspect import signature
@@ -13,26 +14,26 @@ from pathlib import Path
 import torch
 
 from divse.data import DATASETS, SPLITS, ImageTextData
-from divse.models.pretrained import transformers_config, weights_file
+from divse.models.pretrained import HUB, cached_timm_weights, transformers_config, weights_file
 from divse.models.weights import write_json
 from divse.models.word_vectors import vectors_file
 from divse.similarity import explain
 from divse.training import distributed
+from divse.training.acceleration import check_acceleration
 from divse.training.config import Config, unknown
 
 SETTINGS = "settings.json"
 
 
 def prepare_run(config: Config, resume: bool = False) -> tuple[Path, torch.device]:
-    """Choose the device, join the other processes, make the run folder, and seed torch."""
+    """Choose the device and the run folder, join the other processes, and seed torch."""
     distributed.claim_device()
     device = choose_device(config.train.device)
-    try:
+    with ends_in_a_sentence():
         check_encoders(config)
         check_impl(config, device)
+        check_acceleration(config.train, device)
         distributed.join(device)
-    except (ValueError, FileNotFoundError, ImportError) as error:
-        sys.exit(f"train.py: {error}")
     name = f"{config.data.name}-{datetime.now():%Y%m%d-%H%M%S}"
     folder = distributed.shared(Path(config.train.out or Path("runs") / name))
     held = distributed.shared((folder / SETTINGS).exists())
@@ -41,14 +42,27 @@ def prepare_run(config: Config, resume: bool = False) -> tuple[Path, torch.devic
             f"train.py: {folder} holds a run already; continue it with --resume {folder}, "
             "or give another --out"
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    if not resume and distributed.rank() == 0:
-        write_json(folder / SETTINGS, config.to_dict())
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     choose_kernels(config.train.deterministic)
     torch.manual_seed(config.train.seed)
     return folder, device
+
+
+def open_folder(folder: Path, config: Config, resume: bool = False) -> None:
+    """Make the run folder, once nothing that the run needs can be missing any more."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not resume and distributed.rank() == 0:
+        write_json(folder / SETTINGS, config.to_dict())
+
+
+@contextmanager
+def ends_in_a_sentence() -> Iterator[None]:
+    """End the program with what an error says if settings, files or packages do not fit."""
+    try:
+        yield
+    except (ValueError, TypeError, FileNotFoundError, ImportError) as error:
+        sys.exit(f"train.py: {error}")
 
 
 def choose_device(name: str) -> torch.device:
@@ -99,6 +113,8 @@ def check_encoders(config: Config, fetch: bool = True) -> None:
             raise ValueError(unknown("image.name", config.image.name, timm.list_models()))
     if config.image.weights:
         weights_file(config.image.weights)
+    if config.image.weights == HUB and not fetch:
+        cached_timm_weights(config.image.name)
     if config.image.encoder == "transformer":
         transformers_config(config.image.name, "image.name", fetch)
     if config.text.encoder == "transformer":
@@ -110,11 +126,9 @@ def check_encoders(config: Config, fetch: bool = True) -> None:
 def load_splits(config: Config) -> dict[str, ImageTextData]:
     """Load train, val and test; end the program with a sentence if the data is not there."""
     load, options = DATASETS[config.data.name], config.data.options
-    try:
+    with ends_in_a_sentence():
         check_options(load, options)
         return {split: load(split, path=config.data.path or None, **options) for split in SPLITS}
-    except (ValueError, TypeError, FileNotFoundError) as error:
-        sys.exit(f"train.py: {error}")
 
 
 def check_options(load: Callable[..., ImageTextData], options: Iterable[str]) -> None:

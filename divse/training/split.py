@@ -57,12 +57,14 @@ class Split:
     image_stores: features of the pictures as they are and, in training, mirrored
     text_store: features of the captions
     same: captions that are equal word for word have the same number here, (T,)
+    mask: token that stands for a hidden word; 0 where the tokenizer has none
     """
 
     batches: Batches
     image_stores: tuple[FeatureStore, ...] = ()
     text_store: FeatureStore | None = None
     same: NDArray[np.int64] | None = None
+    mask: int = 0
 
     @classmethod
     def prepare(
@@ -77,11 +79,14 @@ class Split:
         size = None if config.image.frozen else config.image.size
         settings = config.train.batch_size, size, config.train.seed
         augment = [] if config.image.frozen else config.data.augment
-        batches = Batches(data, tokenizer, *settings, augment, config.data.region_drop)
+        crop_pct = config.image.crop_pct
+        batches = Batches(data, tokenizer, *settings, augment, config.data.region_drop, crop_pct)
         images: tuple[FeatureStore, ...] = ()
         model.eval()
         if config.image.frozen:
-            pictures = Batches(data, tokenizer, EXTRACTION_BATCH, config.image.size)
+            pictures = Batches(
+                data, tokenizer, EXTRACTION_BATCH, config.image.size, crop_pct=crop_pct
+            )
             mirror = "flip" in config.data.augment and data.split == "train"
             views = (False, True) if mirror else (False,)
             images = tuple(image_features(model.image, pictures, cache, v) for v in views)
@@ -89,7 +94,7 @@ class Split:
         same = None
         if config.data.equal_captions:
             same = np.unique(np.array(data.captions), return_inverse=True)[1]
-        return cls(batches, images, texts, same)
+        return cls(batches, images, texts, same, getattr(tokenizer, "mask", 0))
 
     @property
     def data(self) -> ImageTextData:
@@ -184,11 +189,13 @@ def pooled_feature(tower: Tower, local: Local) -> Tensor:
     return pooled
 
 
-def drop_words(batch: Batch, share: float, vocabulary: int, seed: Sequence[int]) -> Batch:
+def drop_words(
+    batch: Batch, share: float, mask: int, vocabulary: int, seed: Sequence[int]
+) -> Batch:
     """Touch each word with probability `share`, as the published recipe does.
 
-    Half of those become the unknown word (id 1), a tenth a random word, the rest is deleted. One
-    word always stays. What happens to a caption follows from `seed` and the caption.
+    Half of those become the token `mask`, a tenth a random word (2 to `vocabulary` - 1), the rest
+    is deleted. One word always stays. What happens to a caption follows from `seed` and caption.
     """
     tokens, lengths = batch.tokens, batch.lengths
     places = torch.arange(tokens.shape[1])
@@ -199,7 +206,7 @@ def drop_words(batch: Batch, share: float, vocabulary: int, seed: Sequence[int])
         rng = np.random.default_rng([*seed, caption])
         draw[row, :length] = torch.from_numpy(rng.random(length)) / share  # below 1: touched
         random[row, :length] = torch.from_numpy(rng.integers(2, vocabulary, length))
-    changed = torch.where(draw < 0.5, 1, torch.where(draw < 0.6, random, tokens))
+    changed = torch.where(draw < 0.5, mask, torch.where(draw < 0.6, random, tokens))
     keep = (places < lengths[:, None]) & ((draw < 0.6) | (draw >= 1))
     keep[:, 0] |= ~keep.any(dim=1)
     order = (~keep).to(torch.uint8).sort(dim=1, stable=True).indices  # kept words first

@@ -65,7 +65,7 @@ class Step:
         if config.data.word_drop:
             vocabulary = int(self.train.batches.tokens.max()) + 1  # it is made of these captions
             seed = [config.train.seed, epoch]
-            batch = drop_words(batch, config.data.word_drop, vocabulary, seed)
+            batch = drop_words(batch, config.data.word_drop, self.train.mask, vocabulary, seed)
         labels = (x.to(self.device) for x in self.train.labels(batch) if x is not None)
         positives = Labels(*distributed.gather(*labels)).positives()
 
