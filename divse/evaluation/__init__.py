@@ -1,6 +1,7 @@
 """Evaluation: retrieval metrics, spread of sets, and intervals for differences of models."""
 
-from divse.evaluation.bootstrap import Interval, paired_bootstrap, seeds_interval
+from divse.evaluation.bootstrap import paired_bootstrap, seeds_interval
+from divse.evaluation.resampling import Interval
 from divse.evaluation.retrieval import (
     Ranks,
     evaluate,

@@ -10,31 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from divse.evaluation.figures import Figure, Part, mean_of, with_rsum
+from divse.evaluation.judgement import Array
+from divse.evaluation.resampling import Interval, differences
 from divse.evaluation.retrieval import CUTOFFS, Ranks
-
-Array = npt.NDArray[Any]
-
-
-class Interval(NamedTuple):
-    """An estimate with its confidence interval."""
-
-    estimate: float
-    low: float
-    high: float
-
-    @property
-    def excludes_zero(self) -> bool:
-        """Whether the whole interval lies on one side of zero."""
-        return self.low > 0 or self.high < 0
-
-    def __str__(self) -> str:
-        """Return the estimate and its interval, with signs and one decimal."""
-        return f"{self.estimate:+.1f} [{self.low:+.1f}, {self.high:+.1f}]"
 
 
 def paired_bootstrap(
@@ -51,24 +34,15 @@ def paired_bootstrap(
     ``a`` and ``b`` are the ranks (`ranks`, `set_ranks`) of the same queries; -1 = not judged.
     """
     source = np.asarray(image_of_caption)
-    _check(a, b, source, resamples, confidence)
-    hits_a, judged = _per_picture(a, source)
-    hits_b, _ = _per_picture(b, source)
-    rng = np.random.default_rng(seed)
-    images, chunk = len(judged), max(1, 4_000_000 // len(judged))
-    draws = [
-        _differences(_counts(rng, min(chunk, resamples - start), images), hits_a - hits_b, judged)
-        for start in range(0, resamples, chunk)
-    ]
-    sampled = np.concatenate(draws)
-    point = _differences(np.ones((1, images)), hits_a - hits_b, judged)[0]
-    tail = 50.0 * (1.0 - confidence)
-    low, high = np.nanpercentile(sampled, [tail, 100.0 - tail], axis=0)
-    names = [f"{way}_r{cutoff}" for way in ("i2t", "t2i") for cutoff in CUTOFFS] + ["rsum"]
-    return {
-        name: Interval(float(p), float(lo), float(hi))
-        for name, p, lo, hi in zip(names, point, low, high, strict=True)
-    }
+    _check(a, b, source)
+    found = differences(
+        _figures(a, source),
+        _figures(b, source),
+        resamples=resamples,
+        confidence=confidence,
+        seed=seed,
+    )
+    return {name: difference.interval for name, difference in found.items()}
 
 
 def seeds_interval(a: Sequence[float], b: Sequence[float], *, confidence: float = 0.95) -> Interval:
@@ -109,39 +83,21 @@ def _within(angle: float, freedom: int) -> float:
     return (angle + sin * total) * 2 / math.pi if odd else sin * total
 
 
-def _per_picture(ranks: Ranks, source: Array) -> tuple[Array, Array]:
-    """Hits and judged queries of each picture, both (I, 6): 3 cutoffs i2t, 3 cutoffs t2i."""
-    cutoffs = np.asarray(CUTOFFS)
-    hits: list[Array] = []
-    judged: list[Array] = []
-    for rank, owner in ((ranks.i2t, np.arange(len(ranks.i2t))), (ranks.t2i, source)):
-        valid = rank >= 0
-        hit = valid[:, None] & (rank[:, None] < cutoffs)
-        for rows, per_query in ((hits, hit), (judged, np.repeat(valid[:, None], 3, axis=1))):
-            per_picture = np.zeros((len(ranks.i2t), 3))
-            np.add.at(per_picture, owner, per_query)
-            rows.append(per_picture)
-    return np.concatenate(hits, axis=1), np.concatenate(judged, axis=1)
+def _figures(ranks: Ranks, source: Array) -> dict[str, Figure]:
+    """Recalls of both ways and their sum, of the queries that are judged."""
+    found = {}
+    for way, rank, owner in (
+        ("i2t", ranks.i2t, np.arange(len(ranks.i2t))),
+        ("t2i", ranks.t2i, source),
+    ):
+        judged = rank >= 0
+        for cutoff in CUTOFFS:
+            part = Part((rank[judged] < cutoff).astype(np.float64), owner[judged])
+            found[f"{way}_r{cutoff}"] = mean_of([part])
+    return with_rsum(found)
 
 
-def _counts(rng: np.random.Generator, resamples: int, images: int) -> Array:
-    """(resamples, I): how often each picture was drawn, I draws with replacement a resample."""
-    drawn = rng.integers(0, images, (resamples, images))
-    drawn += np.arange(resamples)[:, None] * images
-    return np.bincount(drawn.ravel(), minlength=resamples * images).reshape(resamples, images)
-
-
-def _differences(counts: Array, hits: Array, judged: Array) -> Array:
-    """(resamples, 7) points: weighted hits over weighted queries, six recalls and their sum."""
-    counts = counts.astype(np.float64)
-    total = counts @ judged
-    recall = np.divide(
-        100.0 * (counts @ hits), total, out=np.full(total.shape, np.nan), where=total > 0
-    )
-    return np.concatenate([recall, recall.sum(1, keepdims=True)], axis=1)
-
-
-def _check(a: Ranks, b: Ranks, source: Array, resamples: int, confidence: float) -> None:
+def _check(a: Ranks, b: Ranks, source: Array) -> None:
     for way in ("i2t", "t2i"):
         first, second = getattr(a, way), getattr(b, way)
         if first.shape != second.shape or ((first < 0) != (second < 0)).any():
@@ -151,5 +107,3 @@ def _check(a: Ranks, b: Ranks, source: Array, resamples: int, confidence: float)
             f"image_of_caption must name one of {len(a.i2t)} pictures for each of "
             f"{len(a.t2i)} captions, got shape {source.shape}"
         )
-    if resamples < 1 or not 0 < confidence < 1:
-        raise ValueError(f"need resamples >= 1 and 0 < confidence < 1: {resamples}, {confidence}")

@@ -13,12 +13,28 @@ from typing import NamedTuple
 
 import numpy as np
 
-from divse.evaluation.bootstrap import Interval
 from divse.evaluation.figures import Figure, Part
 from divse.evaluation.judgement import Array
 
 CHUNK = 4_000_000  # draws at a time
 Figures = Mapping[str, Figure]
+
+
+class Interval(NamedTuple):
+    """An estimate with its confidence interval."""
+
+    estimate: float
+    low: float
+    high: float
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the whole interval lies on one side of zero."""
+        return self.low > 0 or self.high < 0
+
+    def __str__(self) -> str:
+        """Return the estimate and its interval, with signs and one decimal."""
+        return f"{self.estimate:+.1f} [{self.low:+.1f}, {self.high:+.1f}]"
 
 
 class Difference(NamedTuple):
