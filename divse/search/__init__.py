@@ -15,14 +15,16 @@ if TYPE_CHECKING:
     from divse.search.explanation import HitExplanation, explain_hits
     from divse.search.gallery import Gallery
     from divse.search.manifest import GalleryError
-    from divse.search.searcher import Searcher, SearchPlan, SearchResult
+    from divse.search.reports import SearchPlan, SearchReport, SearchResult
+    from divse.search.searcher import Searcher
 
 _LAZY = {
     "Gallery": "divse.search.gallery",
     "GalleryError": "divse.search.manifest",
     "HitExplanation": "divse.search.explanation",
-    "SearchPlan": "divse.search.searcher",
-    "SearchResult": "divse.search.searcher",
+    "SearchPlan": "divse.search.reports",
+    "SearchReport": "divse.search.reports",
+    "SearchResult": "divse.search.reports",
     "Searcher": "divse.search.searcher",
     "explain_hits": "divse.search.explanation",
 }
@@ -32,6 +34,7 @@ __all__ = [
     "GalleryError",
     "HitExplanation",
     "SearchPlan",
+    "SearchReport",
     "SearchResult",
     "Searcher",
     "explain_hits",
