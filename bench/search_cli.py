@@ -40,8 +40,8 @@ def answers(folder: Path, queries: np.ndarray, gallery: np.ndarray) -> tuple[np.
         np.save(folder / f"{name}.npy", values)
     built, asked = str(folder / "built"), str(folder / "queries.npy")
     divse_search("build", built, "--embeddings", str(folder / "gallery.npy"), "--no-index")
-    words = ["--embeddings", asked, "--topk", str(TOPK), "--exact", "--impl", "triton"]
-    printed = divse_search("query", built, *words, "--alpha", str(ALPHA), "--format", "json")
+    words = ["--embeddings", asked, "--topk", str(TOPK), "--plan", "exact", "--impl", "triton"]
+    printed = divse_search("query", built, *words, "--alpha", str(ALPHA), "--json")
     hits = [json.loads(line)["hits"] for line in printed.splitlines() if line.startswith("{")]
     return tuple(np.array([[hit[key] for hit in row] for row in hits]) for key in ("score", "id"))
 

@@ -63,7 +63,7 @@ def main() -> None:
     sheet = out / "results.png"
     run("divse-search", "query", out / "gallery", *texts, "--topk", "6", "--contact-sheet", sheet)
     found = run("divse-search", "query", out / "gallery", *texts, "--topk", "10",
-                "--format", "json", capture=True)  # fmt: skip
+                "--json", capture=True)  # fmt: skip
 
     print(f"\n{(out / 'table.md').read_text()}")
     for query, line in zip(QUERIES, found.splitlines(), strict=True):

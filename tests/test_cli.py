@@ -25,7 +25,7 @@ def test_as_a_subprocess(files):
         command = [sys.executable, "-m", "divse.cli", *map(str, arguments)]
         return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
-    options = ("--embeddings", files / "queries.npy", "--topk", 2, "--format", "json")
+    options = ("--embeddings", files / "queries.npy", "--topk", 2, "--json")
     found = shell("query", files / "g", *options)
     assert (found.returncode, found.stderr) == (0, "")
     assert [answer["hits"][0]["id"] for answer in json_lines(found.stdout)] == [
@@ -82,10 +82,8 @@ def test_index_is_built_when_large_or_asked_for(files, tmp_path, cli, monkeypatc
         return len(list((tmp_path / "g").glob("index-*")))
 
     assert (indexes(), indexes("--index")) == (0, 1)
-    monkeypatch.setattr("divse.search.searcher.EXACT_UP_TO", 1)
+    monkeypatch.setattr("divse.cli.build.is_large", lambda gallery: True)
     assert (indexes("--no-index"), indexes()) == (0, 1)
-    query = ("query", tmp_path / "g", "--embeddings", files / "queries.npy", "--format", "json")
-    assert json_lines(cli(*query)[1])[0]["plan"] == "prefilter"
 
 
 def test_single_vectors_are_sets_of_one(tmp_path, cli):
@@ -95,7 +93,7 @@ def test_single_vectors_are_sets_of_one(tmp_path, cli):
 
 
 def test_info_and_verify(files, cli):
-    code, out, _ = cli("info", files / "g", "--format", "json")
+    code, out, _ = cli("info", files / "g", "--json")
     assert code == 0 and json.loads(out)["sets"] == 30
     code, out, _ = cli("info", files / "g")
     assert code == 0 and "float16" in out and "year" in out
@@ -115,16 +113,16 @@ def test_table_and_json_answers(files, cli):
     code, table, err = cli(*query)
     assert (code, err) == (0, "")
     assert "query 0  (exact)" in table and "thing 7" in table and "1997" in table
-    answers = json_lines(cli(*query, "--format", "json", "--candidates", 20)[1])
+    answers = json_lines(cli(*query, "--json", "--plan", "prefilter", "--depth", 20)[1])
     assert len(answers) == 2 and answers[1]["query"] == {"number": 1}
     assert answers[0]["plan"] == "prefilter" and answers[0]["certified"] is False
     first = answers[0]["hits"][0]
     assert first.pop("score") == pytest.approx(1, abs=0.1)
     assert first == {"rank": 1, "id": "thing 7", "year": 1997}
-    exact = json_lines(cli(*query, "--format", "json", "--exact")[1])
+    exact = json_lines(cli(*query, "--json", "--plan", "exact")[1])
     assert [a["hits"] for a in exact] == [
         [{**hit, "score": pytest.approx(hit["score"], abs=2e-6)} for hit in a["hits"]]
-        for a in json_lines(cli(*query, "--format", "json", "--impl", "reference")[1])
+        for a in json_lines(cli(*query, "--json", "--impl", "reference")[1])
     ]
     assert exact[0]["certified"] is True
 
@@ -135,9 +133,9 @@ def test_many_segments_and_many_queries(files, tmp_path, cli, monkeypatch):
         gallery = gallery.add(vectors(10, 3, 8, seed=seed))
     np.save(tmp_path / "q.npy", np.concatenate([vectors(10, 3, 8, seed=s) for s in range(1, 5)]))
     monkeypatch.setattr("divse.cli.query.BATCH", 7)
-    for plan in ((), ("--candidates", 5)):
+    for plan in ((), ("--plan", "prefilter", "--depth", 5)):
         query = ("query", tmp_path / "g", "--embeddings", tmp_path / "q.npy", "--topk", 1, *plan)
-        answers = json_lines(cli(*query, "--format", "json")[1])
+        answers = json_lines(cli(*query, "--json")[1])
         assert [answer["hits"][0]["id"] for answer in answers] == list(range(40))
         assert [answer["query"]["number"] for answer in answers] == list(range(40))
 
@@ -161,7 +159,7 @@ def test_bars_follow_the_work(monkeypatch, capsys):
 
 
 def test_similarity_and_alpha_of_a_query(files, cli):
-    query = ("query", files / "g", "--embeddings", files / "queries.npy", "--format", "json")
+    query = ("query", files / "g", "--embeddings", files / "queries.npy", "--json")
     scores = {}
     for options in ((), ("--similarity", "chamfer"), ("--alpha", "900"), ("--alpha", "4")):
         code, out, err = cli(*query, *options)
@@ -174,7 +172,7 @@ def test_similarity_and_alpha_of_a_query(files, cli):
 
 def test_queries_of_a_parquet_file_keep_their_ids(files, cli):
     query = ("query", files / "g", "--embeddings", files / "sets.parquet", "--topk", 1)
-    answers = json_lines(cli(*query, "--format", "json")[1])
+    answers = json_lines(cli(*query, "--json")[1])
     assert [a["query"]["id"] for a in answers] == [a["hits"][0]["id"] for a in answers]
 
 
@@ -184,14 +182,15 @@ def test_queries_of_a_parquet_file_keep_their_ids(files, cli):
         "build g",
         "build g --images pictures",
         "build g --embeddings sets.npy --model m",
-        "build g --model m --texts ids.txt --ids ids.txt",
+        "build g --text a --embeddings sets.npy",
         "build g --embeddings sets.npy --texts ids.txt",
         "build g --embeddings sets.npy --dtype int8",
         "query g",
         "query g --text a --embeddings queries.npy",
-        "query g --embeddings queries.npy --exact --candidates 5",
+        "query g --embeddings queries.npy --plan exact --depth 5",
+        "query g - --text a",
         "query g --embeddings queries.npy --topk 0",
-        "query g --embeddings queries.npy --format xml",
+        "query g --embeddings queries.npy --similarity dot",
         "query g --embeddings queries.npy --impl cuda",
         "query g --text a --lengths lengths.npy",
         "query g --embeddings queries.npy --model m",
@@ -223,7 +222,6 @@ def test_wrong_usage_ends_with_2(files, cli, monkeypatch, arguments):
         ("query g --embeddings wide.npy", "queries have D=16, the gallery has D=8"),
         ("query g --embeddings zero.npy", "element 1 of set 0 is zero"),
         ("query g --embeddings queries.npy --alpha 0", "alpha: got 0"),
-        ("query g --embeddings queries.npy --similarity dot", "similarity: got 'dot'"),
         ("query g --embeddings queries.npy --contact-sheet s.png", "no column path"),
         ("query g --text hello", "records no model"),
         ("info nowhere", "no gallery at nowhere"),
@@ -245,7 +243,7 @@ def test_errors_are_one_line_and_end_with_1(files, cli, monkeypatch, arguments, 
 
 def test_topk_beyond_the_gallery_gives_all_of_it(files, cli, monkeypatch):
     monkeypatch.chdir(files)
-    arguments = ["--embeddings", "queries.npy", "--topk", "31", "--format", "json"]
+    arguments = ["--embeddings", "queries.npy", "--topk", "31", "--json"]
     code, out, _ = cli("query", "g", *arguments)
     assert code == 0
     assert [len(json.loads(line)["hits"]) for line in out.splitlines()] == [30] * len(
@@ -301,7 +299,7 @@ def test_pictures_to_contact_sheet(model, pictures, tmp_path, cli):
     sheet = tmp_path / "found.png"
     texts = ("--text", "a red circle", "--text", "two blue stars")
     code, out, err = cli(
-        "query", tmp_path / "g", *texts, "--topk", 2, "--contact-sheet", sheet, "--format", "json"
+        "query", tmp_path / "g", *texts, "--topk", 2, "--contact-sheet", sheet, "--json"
     )
     assert code == 0, err
     assert [a["query"] for a in json_lines(out)] == [
@@ -319,14 +317,14 @@ def test_texts_as_a_gallery(model, pictures, tmp_path, cli):
     (tmp_path / "lines.txt").write_text("a red circle\ntwo blue stars\n")
     code, _, err = cli("build", tmp_path / "g", "--model", model, "--texts", tmp_path / "lines.txt")
     assert code == 0, err
-    query = ("query", tmp_path / "g", "--topk", 1, "--format", "json")
+    query = ("query", tmp_path / "g", "--topk", 1, "--json")
     hit = json_lines(cli(*query, "--text", "two blue stars")[1])[0]["hits"][0]
     assert (hit["id"], hit["text"]) == (1, "two blue stars")
     sheet = ("--contact-sheet", tmp_path / "s.png")
     assert cli(*query, "--image", pictures / "a.png", *sheet)[0] == 0
     (tmp_path / "lines.txt").write_text("one\n\n")
     code, _, err = cli("build", tmp_path / "n", "--model", model, "--texts", tmp_path / "lines.txt")
-    assert code == 1 and "line 2 is empty" in err
+    assert code == 1 and "lines.txt: text 2 is empty" in err
 
 
 def test_model_that_does_not_fit_is_refused(model, pictures, tmp_path, cli):

@@ -26,7 +26,7 @@ def test_a_gallery_is_looked_after(files, tmp_path, cli):
     assert "index Flat" in cli("index", g)[1]
     assert "29 sets" in cli("compact", g)[1]
     assert cli("verify", g)[0] == 0
-    found = json.loads(cli("info", g, "--format", "json")[1])
+    found = json.loads(cli("info", g, "--json")[1])
     assert (found["sets"], found["segments"], found["removed"]) == (29, 1, 0)
     assert found["index"] == "Flat"
     code, out, _ = cli("export", g, tmp_path / "out.parquet")

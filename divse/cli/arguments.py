@@ -2,38 +2,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
+
+class Plan(StrEnum):
+    """How a gallery is searched; see `divse.search.searcher`."""
+
+    auto = "auto"
+    exact = "exact"
+    certified = "certified"
+    prefilter = "prefilter"
+
+
+class SimilarityName(StrEnum):
+    """The similarities that divse knows; see `divse.SIMILARITIES`."""
+
+    smooth_chamfer = "smooth_chamfer"
+    chamfer = "chamfer"
+    mil = "mil"
+    mp = "mp"
+    maxsim = "maxsim"
+
+
+class Impl(StrEnum):
+    """Implementations of similarities; a named one never falls back."""
+
+    auto = "auto"
+    native = "native"
+    triton = "triton"
+    reference = "reference"
+
+
+class DType(StrEnum):
+    """Types that galleries store."""
+
+    float16 = "float16"
+    float32 = "float32"
+
+
 GalleryPath = Annotated[Path, typer.Argument(metavar="GALLERY", help="The gallery's folder.")]
-Format = Annotated[str, typer.Option("--format", help="table or json.", metavar="table|json")]
-ModelPath = Annotated[
-    Path | None, typer.Option("--model", help="A trained model: a run of train.py.")
-]
-EmbeddingsPath = Annotated[
-    Path | None,
-    typer.Option(
-        "--embeddings",
-        metavar="FILE",
-        help="Embeddings: .npy (N, K, D), .safetensors or .parquet.",
-    ),
-]
-LengthsPath = Annotated[
-    Path | None,
-    typer.Option("--lengths", metavar="FILE", help=".npy with the number of elements of each set."),
-]
-IdsPath = Annotated[
-    Path | None,
-    typer.Option("--ids", metavar="FILE", help="Ids: .npy, a .json list, or one id a line."),
-]
-ImagesPath = Annotated[
-    Path | None, typer.Option("--images", metavar="DIR", help="Embed the pictures below DIR.")
-]
-TextsPath = Annotated[
-    Path | None, typer.Option("--texts", metavar="FILE", help="Embed each line of FILE.")
-]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+TopK = Annotated[int, typer.Option("--topk", min=1, help="Results for each query.")]
 
 
 def usage(message: str) -> NoReturn:
@@ -42,7 +56,15 @@ def usage(message: str) -> NoReturn:
     raise typer.Exit(2)
 
 
-def one_of(option: str, value: str, allowed: tuple[str, ...]) -> None:
-    """Refuse a value that is not among those allowed."""
-    if value not in allowed:
-        usage(f"{option}: got {value!r}, expected {' or '.join(allowed)}")
+def column_names(context: typer.Context, incomplete: str) -> Iterator[str]:
+    """For a shell's completion: the gallery's columns, behind what was typed of a condition."""
+    from divse.search.manifest import Manifest
+
+    before, space, begun = incomplete.rpartition(" ")
+    try:
+        manifest = Manifest.read(Path(context.params["gallery"]))
+    except (KeyError, TypeError, ValueError, OSError):
+        return  # no gallery is named yet, or none is there
+    for name in ("id", *manifest.columns):
+        if name.startswith(begun):
+            yield before + space + name

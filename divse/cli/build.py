@@ -2,101 +2,122 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from divse.cli.embedding_files import Source, read_embeddings
-from divse.cli.encoding import encode_folder, encode_lines, load_model, model_for
+import typer
+
+from divse.cli.arguments import AsJson, DType, GalleryPath
+from divse.cli.embedding_files import Source
+from divse.cli.output import size_of, tell
 from divse.cli.progress import bar
+from divse.cli.sources import SourceOptions
 from divse.search.element_index import has_faiss
 from divse.search.gallery import Gallery
 from divse.search.searcher import is_large
 from divse.search.writer import check_target
 
 
-@dataclass(frozen=True)
-class SourceRequest:
-    """Where new sets come from: `embeddings`, or a model's `images` or `texts`."""
+def build(
+    gallery: GalleryPath,
+    source: SourceOptions,
+    dtype: Annotated[DType, typer.Option(help="Type of the stored elements.")] = DType.float16,
+    index: Annotated[
+        bool | None,
+        typer.Option(
+            "--index/--no-index", help="Also build the prefilter's index; default: if it is large."
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a gallery that is there.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Build a gallery from embeddings, or from pictures or texts and a model.
 
-    embeddings: Path | None = None
-    lengths: Path | None = None
-    ids: Path | None = None
-    model: Path | None = None
-    images: Path | None = None
-    texts: Path | None = None
+    The columns of a Parquet file come along; pictures have a column path, texts a column text.
+    What is interrupted leaves nothing behind, and an older gallery as it was.
 
-    def fault(self, model_recorded: bool) -> str | None:
-        """Say what is wrong with the combination, if anything is."""
-        given = [self.embeddings, self.images, self.texts]
-        if sum(value is not None for value in given) != 1:
-            return "give one of --embeddings FILE, --images DIR, --texts FILE"
-        if self.embeddings is None and self.model is None and not model_recorded:
-            return "--images and --texts need --model RUN"
-        if self.embeddings is not None and self.model is not None:
-            return "--model goes with --images or --texts; --embeddings need none"
-        if self.embeddings is None and (self.lengths is not None or self.ids is not None):
-            return "--ids and --lengths go with --embeddings"
-        return None
+    [bold]Examples[/bold]
 
-    def open(self, gallery: Gallery | None = None) -> tuple[Source, dict[str, Any]]:
-        """The sets, and what a new gallery remembers of their model.
+      divse-search build g --embeddings sets.npy --ids names.txt
 
-        For a gallery that is there, its own model is taken, or one that fits it.
-        """
-        if self.embeddings is not None:
-            return read_embeddings(self.embeddings, self.lengths, self.ids), {}
-        if gallery is not None:
-            model = model_for(gallery, self.model)
-        else:
-            assert self.model is not None, "checked by `fault`"
-            model = load_model(self.model)
-        metadata = {} if self.model is None else {"model": model.record(self.model)}
-        if self.images is not None:
-            return encode_folder(model, self.images), metadata
-        assert self.texts is not None, "checked by `fault`"
-        return encode_lines(model, self.texts), metadata
+      divse-search build g --embeddings packed.npy --lengths lengths.npy --dtype float32
+
+      divse-search build g --embeddings sets.parquet --index
+
+      divse-search build g --model runs/captions --images photos
+    """
+    source.check(new=True)
+    if check_target(gallery, overwrite=True) is not None and not overwrite:
+        raise FileExistsError(f"{gallery} holds a gallery already: --overwrite replaces it")
+    built = _written(gallery, source.open(), str(dtype), overwrite)
+    if index or (index is None and is_large(built) and has_faiss()):
+        with bar("index", len(built)) as step:
+            built = built.build_index(progress=step)
+    what = f"{len(built):,} sets of {'up to ' if built.ragged else ''}K={built.k}, D={built.dim}"
+    text = f"built {gallery}: {what}, {built.nbytes:,} bytes"
+    tell(as_json, text, **size_of(built), k=built.k, dim=built.dim, ragged=built.ragged)
 
 
-def build_gallery(
-    path: Path, asked: SourceRequest, dtype: str, index: bool | None, overwrite: bool
-) -> Gallery:
-    """Write a new gallery; with `index` None, an element index too if it is large."""
-    if check_target(path, overwrite=True) is not None and not overwrite:
-        raise FileExistsError(f"{path} holds a gallery already: --overwrite replaces it")
-    source, metadata = asked.open()
-    with bar("build", source.total) as step:
-        gallery = Gallery.create(
+def _written(path: Path, sets: Source, dtype: str, overwrite: bool) -> Gallery:
+    with bar("build", sets.total) as step:
+        return Gallery.create(
             path,
-            source.blocks,
-            ids=source.ids,
-            columns=source.columns,
+            sets.blocks,
+            ids=sets.ids,
+            columns=sets.columns,
             dtype=dtype,
-            metadata=metadata,
+            metadata=sets.metadata,
             overwrite=overwrite,
             progress=step,
         )
-    if index or (index is None and is_large(gallery) and has_faiss()):
-        with bar("index", len(gallery)) as step:
-            gallery = gallery.build_index(progress=step)
-    return gallery
 
 
-def add_to_gallery(path: Path, asked: SourceRequest) -> Gallery:
-    """Append sets."""
-    gallery = Gallery.open(path)
-    source, _ = asked.open(gallery)
-    with bar("add", source.total) as step:
-        return gallery.add(source.blocks, source.ids, source.columns, progress=step)
+def add(gallery: GalleryPath, source: SourceOptions, as_json: AsJson = False) -> None:
+    """Add sets to a gallery; pictures and texts are embedded by the gallery's own model.
+
+    [bold]Examples[/bold]
+
+      divse-search add g --embeddings more.npy --ids names.txt
+
+      divse-search add g --images new_photos
+    """
+    source.check()
+    before = Gallery.open(gallery)
+    sets = source.open(before)
+    with bar("add", sets.total) as step:
+        after = before.add(sets.blocks, sets.ids, sets.columns, progress=step)
+    _told(
+        as_json, f"added {len(after) - len(before):,} sets", after, added=len(after) - len(before)
+    )
 
 
-def update_gallery(path: Path, asked: SourceRequest, insert: bool) -> Gallery:
-    """Replace sets by id."""
-    gallery = Gallery.open(path)
-    source, _ = asked.open(gallery)
-    if source.ids is None:
+def update(
+    gallery: GalleryPath,
+    source: SourceOptions,
+    insert: Annotated[bool, typer.Option("--insert", help="Add ids that are new.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Replace sets of a gallery by id, in one step.
+
+    [bold]Examples[/bold]
+
+      divse-search update g --embeddings changed.parquet --insert
+
+      divse-search update g --images retouched
+    """
+    source.check()
+    before = Gallery.open(gallery)
+    sets = source.open(before)
+    if sets.ids is None:
         raise ValueError("update needs ids: give --ids FILE, or a file that has them")
-    with bar("update", source.total) as step:
-        return gallery.update(
-            source.ids, source.blocks, source.columns, insert=insert, progress=step
-        )
+    with bar("update", sets.total) as step:
+        after = before.update(sets.ids, sets.blocks, sets.columns, insert=insert, progress=step)
+    _told(as_json, "updated", after, updated=sets.total)
+
+
+def _told(as_json: bool, what: str, after: Gallery, **figures: Any) -> None:
+    tell(
+        as_json, f"{what}: {len(after):,} sets, {after.nbytes:,} bytes", **figures, **size_of(after)
+    )

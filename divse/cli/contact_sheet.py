@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from divse.cli import share_strip
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -24,13 +26,15 @@ RIGHT, WRONG = "#2da44e", "#d0d5db"
 class Tile:
     """One result: its picture (a path, or None for a text), score and caption.
 
-    `fits` draws a green frame (True) or a grey one (False) where the truth is known.
+    `fits` draws a green frame (True) or a grey one (False) where the truth is known; `explanation`
+    (of `HitExplanation.to_dict`) draws a strip of the elements that met.
     """
 
     caption: str
     score: float
     image: Any = None
     fits: bool | None = None
+    explanation: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,12 @@ class SheetRow:
     text: str = ""
     image: Any = None
     note: str = ""
+
+    @property
+    def elements(self) -> int:
+        """Elements of the query, if its results are explained; else 0."""
+        explained = [tile.explanation for tile in self.tiles if tile.explanation]
+        return len(explained[0]["cosines"]) if explained else 0
 
 
 @dataclass(frozen=True)
@@ -61,26 +71,37 @@ class ContactSheet:
 
         if not self.rows:
             raise ValueError("a contact sheet needs at least one query")
-        columns = max(len(row.tiles) for row in self.rows)
+        columns = max(1, *(len(row.tiles) for row in self.rows))
         width = 2 * MARGIN + QUERY_WIDTH + columns * (TILE + GAP)
         head = MARGIN + (44 if self.title else 0)
-        height = head + len(self.rows) * self._row_height() + MARGIN - GAP
+        explained = any(row.elements for row in self.rows)
+        foot = (SCORE_SIZE + GAP if explained else 0) + MARGIN - GAP
+        height = head + sum(self._row_height(row) for row in self.rows) + foot
         sheet = Image.new("RGB", (width, height), PAPER)
         pen = ImageDraw.Draw(sheet)
         if self.title:
             pen.text((MARGIN, MARGIN - 6), self.title, font=self._font(22), fill=INK)
+        top = head
         for index, row in enumerate(self.rows):
-            top = head + index * self._row_height()
             if index or self.title:
                 pen.line([(MARGIN, top - GAP), (width - MARGIN, top - GAP)], fill=LINE)
             self._draw_query(sheet, pen, row, top)
             for column, tile in enumerate(row.tiles):
                 left = MARGIN + QUERY_WIDTH + GAP + column * (TILE + GAP)
                 self._draw_tile(sheet, pen, tile, (left, top), column + 1)
+            top += self._row_height(row)
+        if explained:
+            self._draw_footnote(pen, top, width - 2 * MARGIN)
         return sheet
 
-    def _row_height(self) -> int:
-        return TILE + 10 + SCORE_SIZE + 6 + CAPTION_LINES * (CAPTION_SIZE + 5) + 2 * GAP
+    def _row_height(self, row: SheetRow) -> int:
+        strip = share_strip.HEIGHT if row.elements else 0
+        captions = CAPTION_LINES * (CAPTION_SIZE + 5)
+        return TILE + 10 + strip + SCORE_SIZE + 6 + captions + 2 * GAP
+
+    def _draw_footnote(self, pen: Any, top: int, width: int) -> None:
+        (line,) = wrapped(share_strip.FOOTNOTE, self._font(CAPTION_SIZE), width, 1)
+        pen.text((MARGIN, top - GAP // 2), line, font=self._font(CAPTION_SIZE), fill=GREY)
 
     def _draw_query(self, sheet: Image, pen: Any, row: SheetRow, top: int) -> None:
         if row.image is not None:
@@ -91,6 +112,10 @@ class ContactSheet:
         for line in wrapped(row.text, font, QUERY_WIDTH - GAP, most):
             pen.text((MARGIN, top), line, font=font, fill=INK)
             top += size + 7
+        if row.elements:
+            corner, width = (MARGIN, top + 2), QUERY_WIDTH - GAP
+            share_strip.draw_legend(pen, self._font(CAPTION_SIZE), corner, width, row.elements)
+            top += CAPTION_SIZE + 9
         if row.note:
             pen.text((MARGIN, top + 2), row.note, font=self._font(CAPTION_SIZE), fill=GREY)
 
@@ -109,6 +134,10 @@ class ContactSheet:
         frame = LINE if tile.fits is None else RIGHT if tile.fits else WRONG
         pen.rectangle(box, outline=frame, width=4 if tile.fits else 1)
         top += TILE + 10
+        if tile.explanation:
+            font = self._font(share_strip.TEXT)
+            share_strip.draw_strip(pen, font, (left, top), TILE, tile.explanation)
+            top += share_strip.HEIGHT
         score = self._font(SCORE_SIZE)
         pen.text((left, top), f"{tile.score:.3f}", font=score, fill=INK)
         pen.text((left + TILE, top + 2), f"#{rank}", font=caption, fill=GREY, anchor="ra")

@@ -24,12 +24,29 @@ READ_BYTES = 1 << 25  # of fp32 values at a time
 
 @dataclass
 class Source:
-    """Sets from anywhere: a stream of blocks, their number, and what is known of each set."""
+    """Sets from anywhere: a stream of blocks, their number, and what is known of each set.
+
+    `labels` name what was embedded, {"text": ...} or {"image": ...}; `metadata` is what a new
+    gallery remembers of the model.
+    """
 
     blocks: Iterable[EmbeddingSets]
     total: int
     ids: Iterable[Any] | None = None
     columns: dict[str, Any] = field(default_factory=dict)
+    labels: list[dict[str, str]] | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    def names(self) -> Iterator[dict[str, Any]]:
+        """For each set what it is called in an answer: its label, its id, or its number."""
+        labels: Any = [{}] * self.total if self.labels is None else self.labels
+        if self.ids is None:
+            return (label or {"number": number} for number, label in enumerate(labels))
+        ids: Any = self.ids
+        if len(ids) != self.total:
+            raise ValueError(f"there are {len(ids)} ids and {self.total} sets: expected as many")
+        plain = (getattr(name, "as_py", lambda name=name: name)() for name in ids)
+        return ({"id": name, **label} for name, label in zip(plain, labels, strict=True))
 
 
 def read_embeddings(path: Path, lengths: Path | None = None, ids: Path | None = None) -> Source:

@@ -43,41 +43,47 @@ def model_for(gallery: Gallery, folder: Path | None) -> DivSE:
     if expected is not None and model.fingerprint != expected:
         raise ValueError(
             f"the model {folder} does not fit {gallery.path}: its fingerprint is "
-            f"{model.fingerprint}, the gallery was built with {expected} ({recorded.get('path')})"
+            f"{model.fingerprint}, the gallery was built with {expected} "
+            f"({recorded.get('path')}): take that model, or build a new gallery with this one"
         )
     return model
 
 
 def pictures_in(folder: Path) -> list[Path]:
     """Every picture below a folder, in order of path."""
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: there is no such folder of pictures")
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES)
     if not found:
         raise ValueError(f"{folder} holds no pictures ({', '.join(sorted(PICTURES))})")
     return found
 
 
-def encode_folder(model: DivSE, folder: Path) -> Source:
-    """Embed every picture of a folder; ids are the paths within it."""
-    paths = pictures_in(folder)
+def encode_pictures(model: DivSE, places: list[Path]) -> Source:
+    """Embed pictures and folders of them; ids are names, or paths within a folder."""
+    paths, ids = [], []
+    for place in places:
+        inside = pictures_in(place) if place.is_dir() else [place]
+        if not inside[0].is_file():
+            raise FileNotFoundError(f"{place}: there is no such picture or folder")
+        root = place if place.is_dir() else place.parent
+        paths += inside
+        ids += [path.relative_to(root).as_posix() for path in inside]
     return Source(
         encode_images(model, paths),
         len(paths),
-        [path.relative_to(folder).as_posix() for path in paths],
+        ids,
         {"path": [str(path.resolve()) for path in paths]},
+        labels=[{"image": str(path)} for path in paths],
     )
 
 
-def encode_lines(model: DivSE, file: Path) -> Source:
-    """Embed every line of a text file; ids are line numbers from 0."""
-    if not file.is_file():
-        raise FileNotFoundError(f"{file}: there is no such file")
-    texts = file.read_text(encoding="utf-8").splitlines()
+def encode_lines(model: DivSE, texts: list[str], origin: str) -> Source:
+    """Embed texts, which came from `origin`; ids are their numbers from 0."""
     empty = [number for number, text in enumerate(texts, 1) if not text.strip()]
-    if empty:
-        raise ValueError(f"{file}: line {empty[0]} is empty; give one text a line")
-    return Source(encode_texts(model, texts), len(texts), None, {"text": texts})
+    if empty or not texts:
+        where = f"text {empty[0]} is empty" if empty else "there are no texts"
+        raise ValueError(f"{origin}: {where}; give one text a line")
+    labels = [{"text": text} for text in texts]
+    return Source(encode_texts(model, texts), len(texts), None, {"text": texts}, labels=labels)
 
 
 def encode_images(model: DivSE, paths: list[Path]) -> Iterator[EmbeddingSets]:

@@ -1,22 +1,53 @@
-"""How the commands end: errors become one line on stderr and an exit code."""
+"""How the commands end: errors become one line on stderr and an exit code.
+
+0 done, 1 an error, 2 wrong usage, 130 interrupted by Ctrl-C. A reader of the output that goes away,
+such as `head`, ends a command early and in silence; it wanted no more, so nothing has failed.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
+
+ERRORS = (ValueError, TypeError, KeyError, OSError, ImportError)
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+
+class Commands(TyperGroup):
+    """A group of commands that can be interrupted, and whose output may be a pipe."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command."""
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+            return result
+        except KeyboardInterrupt:
+            typer.echo(f"\n{ctx.info_name}: interrupted", err=True)
+            raise typer.Exit(INTERRUPTED) from None
+        except BrokenPipeError:
+            # Python flushes stdout once more when it ends, and would complain.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from None
 
 
 def run(app: typer.Typer, arguments: list[str] | None = None) -> NoReturn:
-    """Run a command; exit codes: 0 done, 1 an error (one line on stderr), 2 wrong usage."""
+    """Run a command and end with its exit code."""
     try:
-        app(arguments)
-    except (ValueError, TypeError, KeyError, OSError, ImportError) as error:
+        app(arguments, prog_name=app.info.name)
+    except ERRORS as error:
         if "--traceback" in (sys.argv if arguments is None else arguments):
             raise
-        text = str(error.args[0]) if isinstance(error, KeyError) else str(error)
-        message = " ".join(text.split()) or type(error).__name__
-        typer.echo(f"{app.info.name}: error: {message}", err=True)
+        typer.echo(f"{app.info.name}: error: {message(error)}", err=True)
         sys.exit(1)
     sys.exit(0)
+
+
+def message(error: BaseException) -> str:
+    """Return what an error says, on one line."""
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    return " ".join(text.split()) or type(error).__name__

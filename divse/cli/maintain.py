@@ -2,56 +2,34 @@
 
 from __future__ import annotations
 
-import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
-from divse.cli.arguments import (
-    EmbeddingsPath,
-    Format,
-    GalleryPath,
-    IdsPath,
-    ImagesPath,
-    LengthsPath,
-    ModelPath,
-    TextsPath,
-    one_of,
-    usage,
-)
-
-if TYPE_CHECKING:
-    from divse.cli.build import SourceRequest
-    from divse.search.gallery import Gallery
+from divse.cli.arguments import AsJson, GalleryPath, usage
+from divse.cli.embedding_files import read_ids
+from divse.cli.output import print_info, print_json, size_of, tell
+from divse.cli.progress import bar
+from divse.search.gallery import Gallery
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands to the application."""
-    for command in (info, verify, add, remove, update, compact, index, export):
-        app.command()(command)
-
-
-def info(gallery: GalleryPath, format: Format = "table") -> None:
+def info(gallery: GalleryPath, as_json: AsJson = False) -> None:
     """Say what a gallery is: sizes, ids, columns, model.
 
-    [bold]Example[/bold]
+    [bold]Examples[/bold]
 
-      divse-search info g --format json
+      divse-search info g
+
+      divse-search info g --json | jq .columns
     """
-    from divse.cli.output import print_info
-    from divse.search.gallery import Gallery
-
-    one_of("--format", format, ("table", "json"))
     found = Gallery.open(gallery).info()
-    if format == "json":
-        typer.echo(json.dumps(found, ensure_ascii=False))
-    else:
-        print_info(found, sys.stdout)
+    (print_json if as_json else print_info)(found, sys.stdout)
 
 
-def verify(gallery: GalleryPath) -> None:
+def verify(gallery: GalleryPath, as_json: AsJson = False) -> None:
     """Read every byte of a gallery and check it against the recorded checksums.
 
     Ends with exit code 1 and the name of the first damaged file, if there is one.
@@ -60,59 +38,11 @@ def verify(gallery: GalleryPath) -> None:
 
       divse-search verify g && cp -r g backup/
     """
-    from divse.cli.progress import bar
-    from divse.search.gallery import Gallery
-
     opened = Gallery.open(gallery)
     with bar("verify", opened.nbytes, "B") as step:
         opened.verify(step)
-    typer.echo(f"whole: {len(opened):,} sets, {opened.nbytes:,} bytes, all checksums fit")
-
-
-def add(
-    gallery: GalleryPath,
-    embeddings: EmbeddingsPath = None,
-    lengths: LengthsPath = None,
-    ids: IdsPath = None,
-    model: ModelPath = None,
-    images: ImagesPath = None,
-    texts: TextsPath = None,
-) -> None:
-    """Add sets to a gallery; pictures and texts are embedded by the gallery's own model.
-
-    [bold]Examples[/bold]
-
-      divse-search add g --embeddings more.npy --ids names.txt
-
-      divse-search add g --images new_photos
-    """
-    from divse.cli.build import add_to_gallery
-
-    before = _count(gallery)
-    after = add_to_gallery(gallery, _source(embeddings, lengths, ids, model, images, texts))
-    typer.echo(f"added {len(after) - before:,} sets: {_size(after)}")
-
-
-def update(
-    gallery: GalleryPath,
-    embeddings: EmbeddingsPath = None,
-    lengths: LengthsPath = None,
-    ids: IdsPath = None,
-    model: ModelPath = None,
-    images: ImagesPath = None,
-    texts: TextsPath = None,
-    insert: Annotated[bool, typer.Option("--insert", help="Add ids that are new.")] = False,
-) -> None:
-    """Replace sets of a gallery by id, in one step.
-
-    [bold]Example[/bold]
-
-      divse-search update g --embeddings changed.parquet --insert
-    """
-    from divse.cli.build import update_gallery
-
-    asked = _source(embeddings, lengths, ids, model, images, texts)
-    typer.echo(f"updated: {_size(update_gallery(gallery, asked, insert))}")
+    text = f"whole: {len(opened):,} sets, {opened.nbytes:,} bytes, all checksums fit"
+    tell(as_json, text, whole=True, **size_of(opened))
 
 
 def remove(
@@ -120,10 +50,14 @@ def remove(
     names: Annotated[
         list[str] | None, typer.Argument(metavar="[ID]...", help="Ids of the sets to remove.")
     ] = None,
-    ids: IdsPath = None,
+    ids: Annotated[
+        Path | None,
+        typer.Option("--ids", metavar="FILE", help="Ids: .npy, a .json list, or one id a line."),
+    ] = None,
     missing_ok: Annotated[
         bool, typer.Option("--missing-ok", help="Pass over ids that are not there.")
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Remove sets from a gallery; their bytes stay on disk until `compact`.
 
@@ -133,33 +67,28 @@ def remove(
 
       divse-search remove g --ids outdated.txt --missing-ok
     """
-    from divse.cli.embedding_files import read_ids
-    from divse.search.gallery import Gallery
-
     if bool(names) == (ids is not None):
         usage("give ids, or --ids FILE")
     opened = Gallery.open(gallery)
-    wanted = list(names) if names else list(read_ids(ids)) if ids else []
-    if opened.manifest.id_type == "int64":
-        wanted = [_whole(value) for value in wanted]
+    wanted = ids_for(opened, names or [] if ids is None else read_ids(ids))
     after = opened.remove(wanted, missing_ok=missing_ok)
-    typer.echo(f"removed {len(opened) - len(after):,} sets: {_size(after)}")
+    gone = len(opened) - len(after)
+    text = f"removed {gone:,} sets: {len(after):,} sets, {after.nbytes:,} bytes"
+    tell(as_json, text, removed=gone, **size_of(after))
 
 
-def compact(gallery: GalleryPath) -> None:
+def compact(gallery: GalleryPath, as_json: AsJson = False) -> None:
     """Rewrite a gallery without what was removed, as one segment.
 
     [bold]Example[/bold]
 
       divse-search compact g
     """
-    from divse.cli.progress import bar
-    from divse.search.gallery import Gallery
-
     opened = Gallery.open(gallery)
     with bar("compact", len(opened)) as step:
         after = opened.compact(progress=step)
-    typer.echo(f"compacted from {opened.nbytes:,} bytes: {_size(after)}")
+    text = f"compacted from {opened.nbytes:,} bytes: {len(after):,} sets, {after.nbytes:,} bytes"
+    tell(as_json, text, bytes_before=opened.nbytes, **size_of(after))
 
 
 def index(
@@ -169,6 +98,7 @@ def index(
         typer.Option(metavar="FACTORY", help="FAISS factory string; default: chosen by size."),
     ] = None,
     drop: Annotated[bool, typer.Option("--drop", help="Remove the index.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Build the prefilter's FAISS index, in place of any other; later changes keep it up to date.
 
@@ -177,23 +107,25 @@ def index(
       divse-search index g
 
       divse-search index g --spec IVF1024,PQ32x8
-    """
-    from divse.cli.progress import bar
-    from divse.search.gallery import Gallery
 
+      divse-search index g --drop
+    """
     opened = Gallery.open(gallery)
     if drop:
-        typer.echo(f"index removed: {_size(opened.drop_index())}")
-        return
-    with bar("index", len(opened)) as step:
-        after = opened.build_index(spec, progress=step)
-    assert after.manifest.index is not None
-    typer.echo(f"index {after.manifest.index.spec}: {_size(after)}")
+        after = opened.drop_index()
+    else:
+        with bar("index", len(opened)) as step:
+            after = opened.build_index(spec, progress=step)
+    stored = after.manifest.index
+    what = "index removed" if stored is None else f"index {stored.spec}"
+    text = f"{what}: {len(after):,} sets, {after.nbytes:,} bytes"
+    tell(as_json, text, **size_of(after))
 
 
 def export(
     gallery: GalleryPath,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A .parquet or .npy file.")],
+    as_json: AsJson = False,
 ) -> None:
     """Write sets, ids and columns to a file for other programs.
 
@@ -203,39 +135,18 @@ def export(
 
       divse-search export g sets.npy
     """
-    from divse.cli.progress import bar
-    from divse.search.gallery import Gallery
-
     opened = Gallery.open(gallery)
     with bar("export", len(opened)) as step:
         opened.export(out, progress=step)
-    typer.echo(f"wrote {out}: {len(opened):,} sets, {out.stat().st_size:,} bytes")
+    size = out.stat().st_size
+    text = f"wrote {out}: {len(opened):,} sets, {size:,} bytes"
+    tell(as_json, text, out=str(out), sets=len(opened), bytes=size)
 
 
-def _source(
-    embeddings: Path | None,
-    lengths: Path | None,
-    ids: Path | None,
-    model: Path | None,
-    images: Path | None,
-    texts: Path | None,
-) -> SourceRequest:
-    from divse.cli.build import SourceRequest
-
-    asked = SourceRequest(embeddings, lengths, ids, model, images, texts)
-    if fault := asked.fault(model_recorded=True):
-        usage(fault)
-    return asked
-
-
-def _count(gallery: Path) -> int:
-    from divse.search.gallery import Gallery
-
-    return len(Gallery.open(gallery))
-
-
-def _size(gallery: Gallery) -> str:
-    return f"{len(gallery):,} sets, {gallery.nbytes:,} bytes"
+def ids_for(gallery: Gallery, names: Iterable[Any]) -> list[Any]:
+    """Ids as the gallery has them: words from a command line or a file become whole numbers."""
+    whole = gallery.manifest.id_type == "int64"
+    return [_whole(name) if whole else name for name in names]
 
 
 def _whole(value: object) -> int:

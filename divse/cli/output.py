@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
-from typing import Any, TextIO
+import sys
+from typing import TYPE_CHECKING, Any, TextIO
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.text import Text
+
+    from divse.search.gallery import Gallery
 
 Answer = dict[str, Any]  # query, plan, certified, hits: [{rank, id, score, and the columns}]
+OWN = ("rank", "score", "explain")
+PAIRS_IN_TABLE = 3
 
 
 def answer(
@@ -25,7 +30,7 @@ def answer(
 
 def _columns(row: Answer) -> Answer:
     """Name a user's column "score" or "rank" otherwise: it must not hide the result's own."""
-    return {f"column {name}" if name in ("rank", "score") else name: row[name] for name in row}
+    return {f"column {name}" if name in OWN else name: row[name] for name in row}
 
 
 def print_json(found: Answer, stream: TextIO) -> None:
@@ -33,27 +38,74 @@ def print_json(found: Answer, stream: TextIO) -> None:
     print(json.dumps(found, ensure_ascii=False, default=str), file=stream, flush=True)
 
 
+def tell(as_json: bool, text: str, **figures: Any) -> None:
+    """Print what a command did: a sentence, or its figures as JSON."""
+    if as_json:
+        print_json(figures, sys.stdout)
+    else:
+        print(text, flush=True)
+
+
+def size_of(gallery: Gallery) -> dict[str, Any]:
+    """Return what every command that made or changed a gallery says of it in JSON."""
+    stored = gallery.manifest.index
+    return {
+        "gallery": str(gallery.path),
+        "sets": len(gallery),
+        "bytes": gallery.nbytes,
+        "generation": gallery.manifest.generation,
+        "index": None if stored is None else stored.spec,
+    }
+
+
 def print_table(found: Answer, stream: TextIO) -> None:
     """Print an answer as a table: rank, score, id and the columns of the gallery."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     console = Console(file=stream)
     proof = "exact" if found["certified"] else f"{found['plan']}, not certified"
     title = Text(f"{label(found['query'])}  ", style="bold")
     console.print(title.append(f"({proof})", style="dim"), highlight=False)
-    columns = [name for name in found["hits"][0] if name not in ("rank", "score")]
+    hits = found["hits"]
+    if not hits:
+        console.print("no set passes the filter\n")
+        return
+    columns = [name for name in hits[0] if name not in OWN]
+    explained = "explain" in hits[0]
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("rank", "score"):
         table.add_column(name, justify="right", no_wrap=True)
+    if explained:
+        table.add_column("share of its pairs", no_wrap=True)
     for name in columns:
         table.add_column(name, overflow="ellipsis", no_wrap=name == "id")
-    for hit in found["hits"]:
-        texts = [Text(str(hit[name])) for name in columns]
-        table.add_row(str(hit["rank"]), f"{hit['score']:.4f}", *texts)
+    for hit in hits:
+        cells: list[RenderableType] = [str(hit["rank"]), f"{hit['score']:.4f}"]
+        cells += [_pairs(hit["explain"])] if explained else []
+        table.add_row(*cells, *(Text(str(hit[name])) for name in columns))
     console.print(table)
     console.print()
 
 
+def _pairs(explanation: dict[str, Any]) -> Text:
+    """The pairs of elements that count most, a line for each: query element, gallery element."""
+    from rich.text import Text
+
+    lines = [
+        f"{pair['query']}→{pair['gallery']} {pair['share']:4.0%} (cos {pair['cosine']:.2f})"
+        for pair in explanation["pairs"][:PAIRS_IN_TABLE]
+    ]
+    return Text("\n".join(lines))
+
+
 def print_info(info: dict[str, Any], stream: TextIO) -> None:
-    """Print what a gallery is, a line for each thing."""
+    """Print what there is to say of something, a line for each thing."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="dim")
     table.add_column(overflow="fold")
@@ -64,14 +116,14 @@ def print_info(info: dict[str, Any], stream: TextIO) -> None:
 
 
 def label(query: dict[str, Any]) -> str:
-    """Name a query for people: its text, its picture, its id, or its number."""
+    """Name a query for people: its text, its picture, its id, its line, or its number."""
     for name in ("text", "image", "id"):
         if name in query:
             return str(query[name])
-    return f"query {query['number']}"
+    return f"line {query['line']}" if "line" in query else f"query {query['number']}"
 
 
 def _plain(value: Any) -> str:
-    if isinstance(value, dict):
+    if isinstance(value, dict | list):
         return json.dumps(value, ensure_ascii=False) if value else "-"
-    return str(value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,4 +1,7 @@
-"""Progress bars on stderr for whatever takes over a second; none where nobody is looking."""
+"""Progress bars with rate and time left, on stderr, for whatever takes over a second.
+
+There are none where nobody is looking (stderr is no terminal), unless they are asked for.
+"""
 
 from __future__ import annotations
 
@@ -7,23 +10,33 @@ from contextlib import contextmanager
 from typing import Any
 
 Step = Callable[[int], object]
+_asked: bool | None = None
+
+
+def show_progress(asked: bool | None) -> None:
+    """Show bars or none; with None, if stderr is a terminal."""
+    global _asked
+    _asked = asked
+
+
+def _bar(what: str, total: int | None, unit: str) -> Any:
+    from tqdm import tqdm
+
+    return tqdm(
+        desc=what,
+        total=total,
+        unit=unit,
+        unit_scale=unit == "B",
+        unit_divisor=1024,
+        delay=1,
+        disable=None if _asked is None else not _asked,
+    )
 
 
 @contextmanager
 def bar(what: str, total: int | None, unit: str = " sets") -> Iterator[Step]:
     """Yield a function that takes the size of each step, of `total` in all."""
-    from tqdm import tqdm
-
-    scaled = unit == "B"
-    with tqdm(
-        desc=what,
-        total=total,
-        unit=unit,
-        unit_scale=scaled,
-        unit_divisor=1024,
-        delay=1,
-        disable=None,
-    ) as shown:
+    with _bar(what, total, unit) as shown:
         yield shown.update
 
 
@@ -36,12 +49,10 @@ class SearchBars:
 
     def __call__(self, what: str, step: int, total: int) -> None:
         """Take a step of the work called `what`."""
-        from tqdm import tqdm
-
         if self._shown is None or self._what != what:
             self.close()
             self._what, self._done = what, 0
-            self._shown = tqdm(desc=what, total=total, unit=" sets", delay=1, disable=None)
+            self._shown = _bar(what, total, " sets")
         self._shown.update(step)
         self._done += step  # a bar that is not shown does not count
         if self._done >= total:

@@ -1,0 +1,84 @@
+"""Answers of `divse-search query`: sets go in, what is found comes out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from divse.cli.output import Answer, answer
+from divse.cli.progress import SearchBars
+from divse.cli.search_options import PlanOptions, ScoringOptions
+from divse.search.explanation import explain_hits
+from divse.search.gallery import Gallery
+from divse.search.searcher import Searcher
+from divse.sets import EmbeddingSets
+
+BATCH = 256  # queries searched together: one pass over the gallery serves them all
+PAIRS = 16  # pairs of elements that an explanation names, of K L
+
+
+class Answering:
+    """One gallery and one way of searching it.
+
+    What would fail for every query, such as a plan that cannot serve, fails at once.
+    """
+
+    def __init__(
+        self,
+        gallery: Gallery,
+        topk: int,
+        plan: PlanOptions,
+        scoring: ScoringOptions,
+        explain: bool = False,
+    ) -> None:
+        if not len(gallery):
+            raise ValueError(f"{gallery.path} is empty: every set was removed")
+        self.gallery, self.topk, self.explain = gallery, topk, explain
+        self._bars = SearchBars()
+        self._searcher = Searcher(gallery, progress=self._bars)
+        self._plan, self._scoring = plan, scoring.scoring(gallery)
+        self._allowed = plan.allowed(gallery)
+        self._chosen = self._explained(plan.where)
+
+    def _explained(self, where: str | None) -> Any:
+        return self._searcher.explain(
+            str(self._plan.plan),
+            self._plan.depth,
+            similarity=self._scoring.similarity,
+            impl=self._scoring.impl,
+        )
+
+    def __call__(
+        self,
+        sets: EmbeddingSets,
+        names: list[dict[str, Any]],
+        topk: int | None = None,
+        where: str | None = None,
+    ) -> list[Answer]:
+        """Search for all queries together and return their answers, in order.
+
+        `topk` and `where` take the place of those that serve all queries.
+        """
+        count = min(topk or self.topk, len(self.gallery))  # a short gallery gives what it has
+        found = self._searcher.search_positions(
+            sets, count, str(self._plan.plan), self._plan.depth, self._scoring
+        )
+        self._bars.close()
+        answers = []
+        for name, scores, positions in zip(names, *found, strict=True):
+            rows = self.gallery.take_rows(np.asarray(positions))
+            plan = self._chosen
+            answers.append(answer(name, plan.plan, plan.certified, scores.tolist(), rows))
+        if self.explain:
+            self._add_explanations(answers, sets, np.asarray(found.ids))
+        return answers
+
+    def _add_explanations(
+        self, answers: list[Answer], sets: EmbeddingSets, positions: np.ndarray
+    ) -> None:
+        keywords = self._scoring.keywords()
+        explained = explain_hits(sets, self.gallery, positions, **keywords)
+        for found, hits in zip(answers, explained, strict=True):
+            for hit, why in zip(found["hits"], hits, strict=True):
+                hit["explain"] = why.to_dict(PAIRS)
