@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -142,10 +142,13 @@ class Split:
         return Labels(batch.image_index, owners, texts)
 
     @torch.no_grad()
-    def encode(self, model: TwoTower) -> tuple[EmbeddingSets, EmbeddingSets]:
+    def encode(
+        self, model: TwoTower, step: Callable[[int], object] | None = None
+    ) -> tuple[EmbeddingSets, EmbeddingSets]:
         """Sets of all pictures and of all captions, in the order of the data, on the CPU.
 
-        Every process encodes a part and has the whole in the end.
+        Every process encodes a part and has the whole in the end. `step` is told the number of
+        pictures after each batch.
         """
         model.eval()
         parts = []
@@ -153,6 +156,8 @@ class Split:
             outputs = self.embed(model, batch)
             places = (batch.image_index, batch.caption_index)
             parts.append((places, tuple(output.sets.cpu() for output in outputs)))
+            if step is not None:
+                step(len(batch.image_index))
         everywhere = [part for parts_of_one in collected(parts) for part in parts_of_one]
         sides = []
         for side in (0, 1):
