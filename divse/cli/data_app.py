@@ -22,6 +22,10 @@ DataPath = Annotated[Path, typer.Argument(metavar="PATH", help="A folder or file
 LayoutName = Annotated[
     str, typer.Option("--layout", metavar="NAME", help="Take it for this layout; default: look.")
 ]
+Options = Annotated[
+    list[str] | None,
+    typer.Option("--option", metavar="NAME=VALUE", help="Of the data set; may be repeated."),
+]
 
 
 @app.callback()
@@ -38,10 +42,7 @@ def options(
 def check(
     path: DataPath,
     layout: LayoutName = "",
-    option: Annotated[
-        list[str] | None,
-        typer.Option("--option", metavar="NAME=VALUE", help="Of the data set; may be repeated."),
-    ] = None,
+    option: Options = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Say which layout PATH holds, what each split has and lacks, and what can be run.
@@ -55,15 +56,8 @@ def check(
       divse-data check f30k --layout karpathy --option images=/data/flickr30k-images
     """
     from divse.cli.check_data import look_at, show
-    from divse.training.command_line import json_or_text
 
-    settings: dict[str, Any] = {}
-    for word in option or []:
-        name, separator, value = word.partition("=")
-        if not separator:
-            raise ValueError(f"--option: got {word!r}, expected NAME=VALUE")
-        settings[name] = json_or_text(value)
-    reports = look_at(path, layout, settings)
+    reports = look_at(path, layout, read_options(option))
     usable = any(report.usable for report in reports)
     if as_json:
         found = [report.to_dict() for report in reports]
@@ -87,6 +81,51 @@ def encode(context: typer.Context, path: DataPath, layout: LayoutName = "") -> N
     from divse.cli.encode_data import encode_data
 
     encode_data(path, layout, context.args)
+
+
+@app.command()
+def scenes(
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="The folder to write.")],
+    level: Annotated[str, typer.Option("--level", help="easy, default or hard.")] = "default",
+    split: Annotated[
+        list[str] | None,
+        typer.Option("--split", help="train, val or test; may be repeated. Default: all."),
+    ] = None,
+    option: Options = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Write the generated benchmark scenes as pictures, captions and exact fitting pairs.
+
+    FOLDER gets images/, captions.jsonl, relevance.npz and scenes.json (see docs/scenes.md); it is
+    read as any folder of pictures with captions. A stopped export goes on.
+
+    [bold]Examples[/bold]
+
+      divse-data scenes --out scenes
+
+      divse-data scenes --out hard --level hard --split test --option seed=1
+    """
+    from divse.data import SPLITS
+    from divse.data.scene_export import export
+    from divse.data.scene_options import SceneOptions
+
+    chosen = SceneOptions.of(level, **read_options(option))
+    say = (lambda line: None) if as_json else typer.echo
+    told = export(out, chosen, split or SPLITS, say)
+    typer.echo(json.dumps(told) if as_json else f"{told['name']} -> {out}")
+
+
+def read_options(words: list[str] | None) -> dict[str, Any]:
+    """Read words NAME=VALUE; a value may be JSON."""
+    from divse.training.command_line import json_or_text
+
+    settings: dict[str, Any] = {}
+    for word in words or []:
+        name, separator, value = word.partition("=")
+        if not separator:
+            raise ValueError(f"--option: got {word!r}, expected NAME=VALUE")
+        settings[name] = json_or_text(value)
+    return settings
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:

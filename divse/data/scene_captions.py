@@ -14,11 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from divse.data.scene_objects import FACT, FACTS, Draws, Scenes
+from divse.data.scene_objects import FACT, FACTS, LOOKS, Draws, Scenes
 
 Facts = dict[str, int]  # name of a fact -> index of its value in FACTS[name]
 RELATIONS = ("and", "left of", "right of", "above", "below")
-LOOKS = ("size", "texture", "colour", "shape")
 ROWS = ("at the top", "halfway down", "at the bottom")
 COLUMNS = ("on the left", "in the centre", "on the right")
 _KNOWN_WORDS = {"a", "an", "thing", *(word for name in LOOKS for word in FACTS[name])}

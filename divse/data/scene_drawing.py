@@ -21,6 +21,7 @@ WINDOW = 22  # pixels: holds the largest object
 RADII = {"small": (20, 24), "large": (33, 37)}  # in samples, so 5-6 and 8.25-9.25 pixels
 JITTER = {"small": 4, "large": 1}  # pixels around the middle of the cell; neighbours never touch
 NOISE = 9  # amplitude of the grain, grey levels
+LITTER_RADII = (8, 12)  # of grey discs, in samples: 2-3 pixels, so an object is never hidden
 PALETTE = {
     "red": (214, 39, 40),
     "orange": (245, 140, 20),
@@ -92,11 +93,30 @@ def _paint(canvas: NDArray[np.int64], thing: NDArray[np.int8], draws: Draws) -> 
     body, marks = _stencil(word["shape"], word["texture"], draws.between(*RADII[word["size"]]))
     colour = np.array([c + draws.between(-10, 10) for c in PALETTE[word["colour"]]])
     reach = JITTER[word["size"]]
-    corner = [
+    top, left = (
         (2 * int(thing[FACT[axis]]) + 1) * SIDE // 6 - WINDOW // 2 + draws.between(-reach, reach)
         for axis in ("row", "column")
-    ]
-    # A window may hang over the edge of the picture by a few empty pixels.
+    )
+    _blend(canvas, body, marks, colour, (top, left))
+
+
+def _litter(canvas: NDArray[np.int64], draws: Draws) -> None:
+    """Blend one grey disc into the canvas, anywhere, in place."""
+    body, marks = _stencil("circle", "plain", draws.between(*LITTER_RADII))
+    grey = np.full(3, draws.between(70, 190))
+    middle = [draws.below(SIDE) - WINDOW // 2 for _ in range(2)]
+    _blend(canvas, body, marks, grey, (middle[0], middle[1]))
+
+
+def _blend(
+    canvas: NDArray[np.int64],
+    body: Samples,
+    marks: Samples,
+    colour: NDArray[np.int64],
+    corner: tuple[int, int],
+) -> None:
+    """Blend a stencil into the canvas (SIDE, SIDE, 3) at a corner (row, column), in place."""
+    # A window may hang over the edge of the picture; what lies outside is cut off.
     top, left = (max(0, c) for c in corner)
     bottom, right = (min(SIDE, c + WINDOW) for c in corner)
     window = (
@@ -110,13 +130,21 @@ def _paint(canvas: NDArray[np.int64], thing: NDArray[np.int8], draws: Draws) -> 
     canvas[top:bottom, left:right] = (mixed + whole // 2) // whole
 
 
-def draw_scene(objects: NDArray[np.int8], draws: Draws) -> NDArray[np.uint8]:
-    """Draw objects (M, 6), rows of -1 left out, as uint8 (SIDE, SIDE, 3)."""
+def draw_scene(
+    objects: NDArray[np.int8], draws: Draws, noise: int = NOISE, clutter: int = 0
+) -> NDArray[np.uint8]:
+    """Draw objects (M, 6), rows of -1 left out, as uint8 (SIDE, SIDE, 3).
+
+    noise: amplitude of the grain
+    clutter: how many grey discs lie over the objects
+    """
     ground = [draws.between(218, 242) for _ in range(3)]
     canvas = np.empty((SIDE, SIDE, 3), dtype=np.int64)
     canvas[:] = ground
     for thing in objects[objects[:, 0] >= 0]:
         _paint(canvas, thing, draws)
+    for _ in range(clutter):
+        _litter(canvas, draws)
     grain = draws.octets(SIDE * SIDE * 3).reshape(canvas.shape).astype(np.int64)
-    canvas += grain * (2 * NOISE + 1) // 256 - NOISE
+    canvas += grain * (2 * noise + 1) // 256 - noise
     return canvas.clip(0, 255).astype(np.uint8)

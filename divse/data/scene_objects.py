@@ -7,6 +7,8 @@ row of -1 means "no object".
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,6 +21,9 @@ FACTS: dict[str, tuple[str, ...]] = {
     "column": ("left", "centre", "right"),
 }
 FACT = {name: index for index, name in enumerate(FACTS)}
+LOOKS = ("size", "texture", "colour", "shape")
+# The first few of a small vocabulary are far apart.
+DISTINCT_COLOURS = ("red", "blue", "green", "yellow", "purple", "orange", "cyan", "pink")
 CELLS = len(FACTS["row"]) * len(FACTS["column"])
 
 Scenes = NDArray[np.int8]  # (I, M, 6)
@@ -56,12 +61,35 @@ class Draws:
         return words.view(np.uint8)[:count]
 
 
-def draw_objects(draws: Draws, fewest: int, most: int) -> NDArray[np.int8]:
+def draw_objects(
+    draws: Draws, fewest: int, most: int, colours: int = len(FACTS["colour"])
+) -> NDArray[np.int8]:
     """Draw one scene, (M, 6) with M = most; rows past the number of objects are -1."""
     objects = np.full((most, len(FACTS)), -1, dtype=np.int8)
     columns = len(FACTS["column"])
     cells = draws.choose(CELLS, draws.between(fewest, most))
     for i, cell in enumerate(cells):
-        looks = [draws.below(len(FACTS[name])) for name in ("size", "texture", "colour", "shape")]
+        looks = [values[draws.below(len(values))] for values in allowed(colours).values()]
         objects[i] = [*looks, cell // columns, cell % columns]
     return objects
+
+
+def change_one_look(
+    objects: NDArray[np.int8], draws: Draws, colours: int = len(FACTS["colour"])
+) -> NDArray[np.int8]:
+    """Copy a scene (M, 6) with the size, texture, colour or shape of one object changed."""
+    changed = objects.copy()
+    thing = draws.below(int((objects[:, 0] >= 0).sum()))
+    name = LOOKS[draws.below(len(LOOKS))]
+    others = [v for v in allowed(colours)[name] if v != objects[thing, FACT[name]]]
+    changed[thing, FACT[name]] = others[draws.below(len(others))]
+    return changed
+
+
+@lru_cache
+def allowed(colours: int) -> dict[str, list[int]]:
+    """Values of each look, with the given number of colours."""
+    values = {name: list(range(len(FACTS[name]))) for name in LOOKS}
+    named = FACTS["colour"]
+    values["colour"] = sorted(named.index(word) for word in DISTINCT_COLOURS[:colours])
+    return values
