@@ -1,5 +1,7 @@
 // Scores and search: which queries go together, and how the work is divided.
 #include <algorithm>
+#include <memory>
+#include <mutex>
 #include <vector>
 
 #include "parallel.h"
@@ -37,7 +39,7 @@ std::vector<Span> query_spans(const Sets& queries, const Kernel& kernel, bool al
     return spans;
 }
 
-// One call. Its tasks are query spans x ranges of the gallery.
+// One call. Its tasks are ranges of the gallery for query spans, one span after another.
 class Work {
 public:
     Work(const Sets& queries, const Sets& gallery, const Similarity& similarity,
@@ -48,37 +50,60 @@ public:
           threads_(worthwhile_threads(thread_count(requested_threads),
                                       multiply_adds(queries, gallery))) {
         const auto spans_count = static_cast<std::int64_t>(spans.size());
-        const std::int64_t tasks = threads_ == 1 ? 1 : 8 * threads_;  // the threads' ends even out
-        ranges = std::clamp<std::int64_t>((tasks + spans_count - 1) / spans_count, 1,
-                                          (gallery.count + 63) / 64);
+        const std::int64_t tasks = threads_ == 1 ? 1 : 32 * threads_;  // the threads' ends even out
+        ranges_ = std::clamp<std::int64_t>((tasks + spans_count - 1) / spans_count, 1,
+                                           (gallery.count + 63) / 64);
     }
 
-    // visit(span index, range, first set, last set, score) where score(sets, n, end, out, stride)
-    // computes sets n..end of (a selection of) the gallery; one call a task.
-    template <class Visit>
-    void run(const Visit& visit) const {
-        const auto tasks = static_cast<std::int64_t>(spans.size()) * ranges;
-        parallel_for(tasks, threads_, [&](std::int64_t task) {
-            const std::int64_t index = task / ranges, range = task % ranges;
-            const Span& span = spans[static_cast<std::size_t>(index)];
-            const PackedQueries packed(queries_, span.first, span.count, span.in_lanes, kernel_);
-            const QueryBlock& block = packed.block();
-            const Workspace workspace(kernel_, span.in_lanes ? block.groups : span.count,
-                                      queries_.elements, gallery_.elements, queries_.dim);
-            const auto score = [&](const Sets& sets, std::int64_t n, std::int64_t end, float* out,
-                                   std::int64_t stride) {
-                kernel_.score(block, sets, n, end, terms_, out, stride, kept_,
-                              workspace.scratch());
-            };
-            visit(index, range, border(range), border(range + 1), score);
+    // One thread's queries of one span, with memory to score them in.
+    struct Scorer {
+        const Work& work;
+        const Span& span;
+        const PackedQueries packed;
+        const Workspace workspace;
+
+        Scorer(const Work& work, const Span& span)
+            : work(work), span(span),
+              packed(work.queries_, span.first, span.count, span.in_lanes, work.kernel_),
+              workspace(work.kernel_, span.in_lanes ? packed.block().groups : span.count,
+                        work.queries_.elements, work.gallery_.elements, work.queries_.dim) {}
+
+        // Scores of sets n..end of (a selection of) the gallery.
+        void score(const Sets& sets, std::int64_t n, std::int64_t end, float* out,
+                   std::int64_t stride) const {
+            work.kernel_.score(packed.block(), sets, n, end, work.terms_, out, stride, work.kept_,
+                               workspace.scratch());
+        }
+    };
+
+    // On every thread visitor = begin(), then visitor.visit(scorer, first set, last set) for each
+    // task, then visitor.end().
+    template <class Begin>
+    void run(const Begin& begin) const {
+        const auto tasks = static_cast<std::int64_t>(spans.size()) * ranges_;
+        run_workers(tasks, threads_, [&](Tasks& left) {
+            auto visitor = begin();
+            std::unique_ptr<const Scorer> scorer;
+            for (std::int64_t task; left.take(task);) {
+                const Span& span = spans[static_cast<std::size_t>(task / ranges_)];
+                const std::int64_t range = task % ranges_;
+                if (!scorer || &scorer->span != &span) {
+                    scorer = std::make_unique<const Scorer>(*this, span);
+                }
+                visitor.visit(*scorer, border(range), border(range + 1));
+            }
+            visitor.end();
         });
     }
 
     const std::vector<Span> spans;
-    std::int64_t ranges;
 
 private:
-    std::int64_t border(std::int64_t range) const { return gallery_.count * range / ranges; }
+    // A multiple of the width, so that the lanes of a range are full.
+    std::int64_t border(std::int64_t range) const {
+        const std::int64_t groups = (gallery_.count + kernel_.width - 1) / kernel_.width;
+        return std::min(groups * range / ranges_ * kernel_.width, gallery_.count);
+    }
 
     const Sets& queries_;
     const Sets& gallery_;
@@ -86,6 +111,7 @@ private:
     const Cosines kept_;
     const Terms terms_;
     const int threads_;
+    std::int64_t ranges_;
 };
 
 constexpr std::int64_t sets_at_once = 128;
@@ -118,17 +144,64 @@ struct Included {
     std::int64_t ids[sets_at_once];
 };
 
+// Writes all scores.
+struct Writer {
+    const Sets& gallery;
+    float* out;
+
+    void visit(const Work::Scorer& scorer, std::int64_t first, std::int64_t last) const {
+        scorer.score(gallery, first, last, out + scorer.span.first * gallery.count + first,
+                     gallery.count);
+    }
+    void end() const {}
+};
+
+// The best of all threads, per query.
+struct Best {
+    std::mutex mutex;
+    std::vector<TopK> tops;
+};
+
+// Keeps the best that one thread has seen.
+class Keeper {
+public:
+    Keeper(const Sets& gallery, const std::uint8_t* excluded, std::int64_t topk, Best& best)
+        : gallery_(gallery), excluded_(excluded), best_(best), own_(best.tops.size(), TopK(topk)) {}
+
+    void visit(const Work::Scorer& scorer, std::int64_t first, std::int64_t last) {
+        const Span& span = scorer.span;
+        buffer_.resize(static_cast<std::size_t>(span.count * sets_at_once));
+        for (std::int64_t n = first; n < last; n += sets_at_once) {
+            const Included part(gallery_, excluded_, n, std::min(n + sets_at_once, last));
+            scorer.score(part.sets, part.begin, part.begin + part.count, buffer_.data(),
+                         sets_at_once);
+            for (std::int64_t q = 0; q < span.count; ++q) {
+                part.offer(buffer_.data() + q * sets_at_once,
+                           own_[static_cast<std::size_t>(span.first + q)]);
+            }
+        }
+    }
+
+    void end() {
+        const std::lock_guard<std::mutex> lock(best_.mutex);
+        for (std::size_t q = 0; q < own_.size(); ++q) best_.tops[q].take_from(own_[q]);
+    }
+
+private:
+    const Sets& gallery_;
+    const std::uint8_t* excluded_;
+    Best& best_;
+    std::vector<TopK> own_;  // of all queries
+    std::vector<float> buffer_;
+};
+
 }  // namespace
 
 void scores(const Sets& queries, const Sets& gallery, Similarity similarity, const Kernel& kernel,
             int threads, float* out, const Cosines& kept) {
     if (queries.count == 0 || gallery.count == 0) return;
     const Work work(queries, gallery, similarity, kernel, threads, kept);
-    work.run([&](std::int64_t span, std::int64_t, std::int64_t first, std::int64_t last,
-                 const auto& score) {
-        const std::int64_t row = work.spans[static_cast<std::size_t>(span)].first;
-        score(gallery, first, last, out + row * gallery.count + first, gallery.count);
-    });
+    work.run([&] { return Writer{gallery, out}; });
 }
 
 void search(const Sets& queries, const Sets& gallery, Similarity similarity, const Kernel& kernel,
@@ -136,25 +209,11 @@ void search(const Sets& queries, const Sets& gallery, Similarity similarity, con
             std::int64_t* out_ids) {
     if (queries.count == 0) return;
     const Work work(queries, gallery, similarity, kernel, threads, {nullptr, 0});
-    const auto ranges = static_cast<std::size_t>(work.ranges);
-    // best[query][range]; every task fills its own.
-    std::vector<TopK> best(static_cast<std::size_t>(queries.count) * ranges, TopK(topk));
-    work.run([&](std::int64_t index, std::int64_t range, std::int64_t first, std::int64_t last,
-                 const auto& score) {
-        const Span& span = work.spans[static_cast<std::size_t>(index)];
-        std::vector<float> buffer(static_cast<std::size_t>(span.count * sets_at_once));
-        TopK* own = best.data() + static_cast<std::size_t>(span.first * work.ranges + range);
-        for (std::int64_t n = first; n < last; n += sets_at_once) {
-            const Included part(gallery, excluded, n, std::min(n + sets_at_once, last));
-            score(part.sets, part.begin, part.begin + part.count, buffer.data(), sets_at_once);
-            for (std::int64_t q = 0; q < span.count; ++q) {
-                part.offer(buffer.data() + q * sets_at_once, own[q * work.ranges]);
-            }
-        }
-    });
+    Best best;
+    best.tops.resize(static_cast<std::size_t>(queries.count), TopK(topk));
+    work.run([&] { return Keeper(gallery, excluded, topk, best); });
     for (std::int64_t q = 0; q < queries.count; ++q) {
-        TopK* ranges_of_query = best.data() + static_cast<std::size_t>(q) * ranges;
-        merge(ranges_of_query, ranges, topk, out_scores + q * topk, out_ids + q * topk);
+        best.tops[static_cast<std::size_t>(q)].write(out_scores + q * topk, out_ids + q * topk);
     }
 }
 

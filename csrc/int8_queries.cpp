@@ -130,15 +130,15 @@ CodeBlock CodedQueries::query(std::int64_t q) const {
 
 CodeWorkspace::CodeWorkspace(const Int8Kernel& kernel, std::int64_t queries,
                              std::int64_t query_elements, std::int64_t gallery_elements)
-    : cosines_(std::int64_t{tile_vectors} * tile_elements * kernel.width),
+    : dots_{Floats(std::int64_t{tile_vectors} * tile_elements * kernel.width),
+            Floats(std::int64_t{tile_vectors} * tile_elements * kernel.width)},
+      cosines_(std::int64_t{tile_vectors} * tile_elements * kernel.width),
       sums_(queries * 2 * (query_elements + gallery_elements) * kernel.width),
       scalars_(2 * tile_elements * kernel.width),
       starts_(static_cast<std::size_t>(tile_elements * kernel.width)),
       places_(static_cast<std::size_t>(tile_elements * kernel.width)) {
-    for (auto& dots : dots_) {
-        dots.resize(static_cast<std::size_t>(tile_vectors * tile_elements * kernel.width));
-    }
-    scratch_ = {{dots_[0].data(), dots_[1].data()},
+    scratch_ = {{reinterpret_cast<std::int32_t*>(dots_[0].data()),
+                 reinterpret_cast<std::int32_t*>(dots_[1].data())},
                 cosines_.data(),
                 sums_.data(),
                 scalars_.data(),

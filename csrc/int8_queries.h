@@ -51,7 +51,7 @@ public:
     const CodeScratch& scratch() const { return scratch_; }
 
 private:
-    std::vector<std::int32_t> dots_[2];
+    Floats dots_[2];  // as int32
     Floats cosines_, sums_, scalars_;
     std::vector<std::int64_t> starts_, places_;
     CodeScratch scratch_;

@@ -4,6 +4,7 @@
 #include <deque>
 #include <functional>
 #include <limits>
+#include <memory>
 #include <mutex>
 
 #include "int8_queries.h"
@@ -124,64 +125,103 @@ struct Problem {
     }
 };
 
-// Ranges of the gallery for the queries of one block.
-class Scan {
+// Exact scores of one query at a time, as search scores a query that comes alone.
+class ExactScorer {
 public:
-    Scan(const Problem& problem, const CodedQueries& queries, std::deque<Survivors>& survivors)
-        : problem_(problem), queries_(queries), survivors_(survivors) {}
+    ExactScorer(const Problem& problem, Index query)
+        : problem_(problem), packed_(problem.queries, query, 1, false, problem.kernel),
+          workspace_(problem.kernel, 1, problem.queries.elements, problem.gallery.elements,
+                     problem.queries.dim) {}
 
-    void run(Index first, Index last) const {
-        const CodeBlock& block = queries_.block();
-        const Int8Kernel& kernel = problem_.int8;
-        const CodeWorkspace workspace(kernel, block.count, block.elements,
-                                      problem_.codes.elements);
-        std::vector<float> bounds(at(block.count * kernel.width));
-        std::vector<std::vector<Index>> pending(at(block.count));
-        for (Index n = first; n < last; n += kernel.width) {
-            const Index count = std::min<Index>(kernel.width, last - n);
-            kernel.bound(block, problem_.codes, {n, count, nullptr}, 1, problem_.terms,
-                         bounds.data(), kernel.width, workspace.scratch());
-            for (Index q = 0; q < block.count; ++q) {
-                const float threshold = survivors_[at(block.first + q)].threshold();
-                const float* upper = bounds.data() + q * kernel.width;
-                for (Index i = 0; i < count; ++i) {
-                    if (!(upper[i] < threshold)) keep(n + i, q, pending[at(q)], workspace);
-                }
-            }
-        }
-        for (Index q = 0; q < block.count; ++q) refine(q, pending[at(q)], workspace);
+    void score(const std::vector<Index>& ids, float* out) const {
+        const auto count = static_cast<Index>(ids.size());
+        problem_.kernel.score(packed_.block(), sets_of(problem_.gallery, ids), 0, count,
+                              problem_.terms, out, count, {nullptr, 0}, workspace_.scratch());
     }
 
 private:
-    void keep(Index n, Index q, std::vector<Index>& pending, const CodeWorkspace& workspace) const {
+    const Problem& problem_;
+    const PackedQueries packed_;
+    const Workspace workspace_;
+};
+
+// One thread's scan of ranges of the gallery for the queries of one block.
+class Scan {
+public:
+    Scan(const Problem& problem, const CodedQueries& queries, std::deque<Survivors>& survivors)
+        : problem_(problem), queries_(queries), survivors_(survivors),
+          workspace_(problem.int8, queries.block().count, queries.block().elements,
+                     problem.codes.elements),
+          bounds_(at(queries.block().count * problem.int8.width)), few_(at(problem.int8.width)),
+          pending_(at(queries.block().count)), exact_(at(queries.block().count)) {}
+
+    void run(Index first, Index last) {
+        const CodeBlock& block = queries_.block();
+        const Int8Kernel& kernel = problem_.int8;
+        for (Index n = first; n < last; n += kernel.width) {
+            const Index count = std::min<Index>(kernel.width, last - n);
+            kernel.bound(block, problem_.codes, {n, count, nullptr}, 1, problem_.terms,
+                         bounds_.data(), kernel.width, workspace_.scratch());
+            for (Index q = 0; q < block.count; ++q) {
+                const float threshold = survivors_[at(block.first + q)].threshold();
+                const float* upper = bounds_.data() + q * kernel.width;
+                for (Index i = 0; i < count; ++i) {
+                    if (!(upper[i] < threshold)) keep(n + i, q);
+                }
+            }
+        }
+    }
+
+    void end() {
+        for (Index q = 0; q < queries_.block().count; ++q) refine(q);
+    }
+
+private:
+    void keep(Index n, Index q) {
         if (problem_.excluded && problem_.excluded[n >> 3] >> (n & 7) & 1) return;
-        pending.push_back(n);
-        if (static_cast<int>(pending.size()) == problem_.int8.width) refine(q, pending, workspace);
+        fetch(n);
+        pending_[at(q)].push_back(n);
+        if (static_cast<int>(pending_[at(q)].size()) == problem_.int8.width) refine(q);
+    }
+
+    // Asks for the set's elements, which are read when a few sets have come together.
+    void fetch(Index n) const {
+        constexpr Index line = 64, most_bytes = 4096;
+        const char* set = first_of(problem_.gallery, n);
+        const Index bytes = length_of(problem_.gallery, n) * step_of(problem_.gallery);
+        for (Index i = 0; i < std::min(bytes, most_bytes); i += line) __builtin_prefetch(set + i);
     }
 
     // Bounds by both parts, then exact scores of those that still reach the threshold.
-    void refine(Index q, std::vector<Index>& pending, const CodeWorkspace& workspace) const {
+    void refine(Index q) {
+        std::vector<Index>& pending = pending_[at(q)];
         if (pending.empty()) return;
         const CodeBlock own = queries_.query(q);
         Survivors& survivors = survivors_[at(own.first)];
-        std::vector<float> upper(at(problem_.int8.width));
         problem_.int8.bound(own, problem_.codes,
                             {0, static_cast<Index>(pending.size()), pending.data()}, 2,
-                            problem_.terms, upper.data(), problem_.int8.width,
-                            workspace.scratch());
+                            problem_.terms, few_.data(), problem_.int8.width,
+                            workspace_.scratch());
         std::size_t left = 0;
         for (std::size_t i = 0; i < pending.size(); ++i) {
-            if (!(upper[i] < survivors.threshold())) pending[left++] = pending[i];
+            if (!(few_[i] < survivors.threshold())) pending[left++] = pending[i];
         }
         pending.resize(left);
         if (pending.empty()) return;
-        survivors.add(pending, problem_.exact(own.first, 1, pending, 1).data());
+        auto& exact = exact_[at(q)];
+        if (!exact) exact = std::make_unique<const ExactScorer>(problem_, own.first);
+        exact->score(pending, few_.data());
+        survivors.add(pending, few_.data());
         pending.clear();
     }
 
     const Problem& problem_;
     const CodedQueries& queries_;
     std::deque<Survivors>& survivors_;  // of all queries
+    const CodeWorkspace workspace_;
+    std::vector<float> bounds_, few_;
+    std::vector<std::vector<Index>> pending_;                // of each query
+    std::vector<std::unique_ptr<const ExactScorer>> exact_;  // likewise, once it is needed
 };
 
 // Scans for the queries first.., and appends what survives.
@@ -190,13 +230,16 @@ void scan(const Problem& problem, Index first, Index count, Index topk, int thre
     const CodedQueries coded(problem.queries, first, count, problem.similarity,
                              problem.codes.elements, problem.int8);
     for (Index q = 0; q < count; ++q) survivors.emplace_back(topk, coded.disagreement(q));
-    const Scan scan(problem, coded, survivors);
     const Index width = problem.int8.width, sets = problem.codes.count;
     const Index groups = (sets + width - 1) / width;
-    const Index ranges = threads == 1 ? 1 : std::min<Index>(groups, 8 * threads);
-    parallel_for(ranges, threads, [&](Index range) {
-        const Index begin = groups * range / ranges, end = groups * (range + 1) / ranges;
-        scan.run(begin * width, std::min(end * width, sets));
+    const Index ranges = threads == 1 ? 1 : std::min<Index>(groups, 32 * threads);
+    run_workers(ranges, threads, [&](Tasks& left) {
+        Scan scan(problem, coded, survivors);
+        for (Index range; left.take(range);) {
+            const Index begin = groups * range / ranges, end = groups * (range + 1) / ranges;
+            scan.run(begin * width, std::min(end * width, sets));
+        }
+        scan.end();
     });
 }
 
@@ -222,7 +265,7 @@ void finish(const Problem& problem, Index first, Index count, Index topk, int th
             for (std::size_t i = 0; i < ids.size(); ++i) best.offer({own[i], ids[i]});
         }
         const Index row = (first + q) * topk;
-        merge(&best, 1, topk, out.scores + row, out.ids + row);
+        best.write(out.scores + row, out.ids + row);
         out.survivors[first + q] = survivors[at(first + q)].count();
     }
 }

@@ -1,14 +1,102 @@
 #include "parallel.h"
 
+#include <pthread.h>
+
 #include <algorithm>
-#include <atomic>
+#include <chrono>
+#include <condition_variable>
 #include <cstdlib>
+#include <deque>
 #include <exception>
 #include <mutex>
 #include <thread>
-#include <vector>
 
 namespace divse {
+
+namespace {
+
+// Work that helpers may join: it lives on its caller's stack, and in the pool while helpers lack.
+struct Job {
+    const std::function<void()>& work;
+    int wanted;      // helpers that may still come
+    int inside = 0;  // helpers at work
+    std::condition_variable left{};
+
+    Job(const std::function<void()>& work, int wanted) : work(work), wanted(wanted) {}
+};
+
+// Helpers that wait for jobs, and leave when none has come for a while.
+class Pool {
+public:
+    // Never deleted: helpers may outlive whatever deletes objects at the end of a process.
+    static Pool& shared() {
+        Pool* pool = current_;
+        if (pool) return *pool;
+        Pool* fresh = new Pool;
+        if (current_.compare_exchange_strong(pool, fresh)) return *fresh;
+        delete fresh;
+        return *pool;
+    }
+
+    void offer(Job& job) {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        jobs_.push_back(&job);
+        wanted_ += job.wanted;
+        try {
+            for (; helpers_ - busy_ < wanted_; ++helpers_) std::thread([this] { serve(); }).detach();
+        } catch (...) {
+            // No more threads to be had: those that are there, and the caller, do all the work.
+        }
+        for (int i = 0; i < job.wanted; ++i) come_.notify_one();
+    }
+
+    // Takes the job back, and waits for the helpers that have begun it.
+    void withdraw(Job& job) {
+        std::unique_lock<std::mutex> lock(mutex_);
+        const auto place = std::find(jobs_.begin(), jobs_.end(), &job);
+        if (place != jobs_.end()) {
+            wanted_ -= job.wanted;
+            jobs_.erase(place);
+        }
+        job.left.wait(lock, [&] { return job.inside == 0; });
+    }
+
+    // In a forked child, which has none of the helpers.
+    static void forget() { current_ = nullptr; }
+
+private:
+    void serve() {
+        constexpr auto patience = std::chrono::seconds(5);
+        std::unique_lock<std::mutex> lock(mutex_);
+        while (come_.wait_for(lock, patience, [this] { return !jobs_.empty(); })) {
+            Job& job = *jobs_.front();
+            if (--job.wanted == 0) jobs_.pop_front();
+            --wanted_;
+            ++busy_;
+            ++job.inside;
+            lock.unlock();
+            job.work();
+            lock.lock();
+            --busy_;
+            if (--job.inside == 0) job.left.notify_one();
+        }
+        --helpers_;
+    }
+
+    // Atomic rather than locked: a lock could be held by another thread when the process forks.
+    static inline std::atomic<Pool*> current_{nullptr};
+
+    std::mutex mutex_;
+    std::condition_variable come_;
+    std::deque<Job*> jobs_;
+    int wanted_ = 0;   // helpers that the jobs wait for
+    int helpers_ = 0;  // threads of this pool
+    int busy_ = 0;     // of them at work
+};
+
+[[maybe_unused]] const int at_fork = pthread_atfork(nullptr, nullptr, Pool::forget);
+
+}  // namespace
 
 int thread_count(int requested) {
     if (requested > 0) return requested;
@@ -20,36 +108,42 @@ int thread_count(int requested) {
 }
 
 int worthwhile_threads(int threads, double multiply_adds) {
-    // Starting and joining a thread takes some 30 us, about this many multiply-adds of one core.
+    // To wake a thread takes some 20 us, about this many multiply-adds of one core.
     constexpr double worth_a_thread = 1e6;
     return static_cast<int>(std::clamp(multiply_adds / worth_a_thread, 1.0, double(threads)));
 }
 
-void parallel_for(std::int64_t tasks, int threads,
-                  const std::function<void(std::int64_t)>& body) {
-    std::atomic<std::int64_t> next{0};
+void run_workers(std::int64_t count, int threads, const std::function<void(Tasks&)>& worker) {
+    Tasks tasks(count);
     std::exception_ptr failure;
     std::mutex failing;
-    const auto work = [&] {
+    const std::function<void()> work = [&] {
         try {
-            for (std::int64_t task; (task = next.fetch_add(1)) < tasks;) body(task);
+            if (tasks.left()) worker(tasks);
         } catch (...) {
-            next = tasks;
+            tasks.drop();
             const std::lock_guard<std::mutex> lock(failing);
             failure = std::current_exception();
         }
     };
-    const int helpers = static_cast<int>(std::min<std::int64_t>(threads, tasks)) - 1;
-    std::vector<std::thread> started;
-    try {
-        started.reserve(std::max(helpers, 0));
-        for (int i = 0; i < helpers; ++i) started.emplace_back(work);
-    } catch (...) {
-        // No more threads to be had: those that run, and this one, do all the work.
+    const auto helpers = static_cast<int>(std::min<std::int64_t>(threads, count)) - 1;
+    if (helpers < 1) {
+        work();
+    } else {
+        Job job(work, helpers);
+        Pool& pool = Pool::shared();
+        pool.offer(job);
+        work();
+        pool.withdraw(job);
     }
-    work();
-    for (std::thread& thread : started) thread.join();
     if (failure) std::rethrow_exception(failure);
+}
+
+void parallel_for(std::int64_t tasks, int threads,
+                  const std::function<void(std::int64_t)>& body) {
+    run_workers(tasks, threads, [&](Tasks& left) {
+        for (std::int64_t task; left.take(task);) body(task);
+    });
 }
 
 }  // namespace divse

@@ -36,20 +36,17 @@ void TopK::offer(const float* scores, std::int64_t count, std::int64_t first_id)
     }
 }
 
-std::vector<Hit> TopK::take() {
-    std::sort(hits_.begin(), hits_.end(), better);
-    return std::exchange(hits_, {});
+void TopK::take_from(TopK& other) {
+    for (const Hit& hit : std::exchange(other.hits_, {})) offer(hit);
 }
 
-void merge(TopK* streams, std::size_t count, std::int64_t topk, float* scores, std::int64_t* ids) {
-    for (std::size_t stream = 1; stream < count; ++stream) {
-        for (const Hit& hit : streams[stream].take()) streams[0].offer(hit);
-    }
-    std::vector<Hit> hits = streams[0].take();
-    hits.resize(static_cast<std::size_t>(topk), {-std::numeric_limits<float>::infinity(), -1});
-    for (std::int64_t i = 0; i < topk; ++i) {
-        scores[i] = hits[static_cast<std::size_t>(i)].score;
-        ids[i] = hits[static_cast<std::size_t>(i)].id;
+void TopK::write(float* scores, std::int64_t* ids) {
+    std::vector<Hit> hits = std::exchange(hits_, {});
+    std::sort(hits.begin(), hits.end(), better);
+    hits.resize(topk_, {-std::numeric_limits<float>::infinity(), -1});
+    for (const Hit& hit : hits) {
+        *scores++ = hit.score;
+        *ids++ = hit.id;
     }
 }
 

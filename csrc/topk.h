@@ -20,15 +20,14 @@ public:
     // Scores of ids first_id, first_id + 1, ...
     void offer(const float* scores, std::int64_t count, std::int64_t first_id);
     void offer(Hit hit);
-    // The hits, best first; leaves this empty.
-    std::vector<Hit> take();
+    // All hits of `other`, which is left empty.
+    void take_from(TopK& other);
+    // The best `topk`, best first; -inf with id -1 where there are fewer. Leaves this empty.
+    void write(float* scores, std::int64_t* ids);
 
 private:
     std::size_t topk_;
     std::vector<Hit> hits_;  // a heap, the worst on top, once it is full
 };
-
-// The best `topk` of several streams; -inf with id -1 where they hold fewer.
-void merge(TopK* streams, std::size_t count, std::int64_t topk, float* scores, std::int64_t* ids);
 
 }  // namespace divse

@@ -141,11 +141,51 @@ def test_threads_are_those_asked_for(variable, options, own):
 def test_works_in_a_forked_child():
     script = """
 import multiprocessing, numpy as np, divse_native
-sets = np.ones((40, 4, 32), np.float32), np.ones((500, 4, 32), np.float32)
+sets = np.ones((40, 4, 32), np.float32), np.ones((5000, 4, 32), np.float32)
 def call(_):
     return divse_native.scores(*sets, alpha=1.0, threads=2).sum()
-first = call(0)
+first = call(0)  # its helper waits for more work when the process forks
 with multiprocessing.get_context("fork").Pool(2) as pool:
     assert pool.map(call, range(4)) == [first] * 4
 """
     subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True, timeout=60)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="fork is what is tested")
+def test_works_in_children_forked_while_other_threads_are_in_calls():
+    script = """
+import os, threading, numpy as np, divse_native
+sets = np.ones((40, 4, 32), np.float32), np.ones((2000, 4, 32), np.float32)
+def call():
+    return divse_native.scores(*sets, alpha=1.0, threads=3).sum()
+first, done = call(), False
+def keep_calling():
+    while not done:
+        assert call() == first
+callers = [threading.Thread(target=keep_calling) for _ in range(2)]
+for caller in callers:
+    caller.start()
+for _ in range(8):
+    child = os.fork()
+    if not child:
+        os._exit(call() != first)
+    assert os.waitpid(child, 0)[1] == 0
+done = True
+for caller in callers:
+    caller.join()
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True, timeout=60)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="counts threads by /proc")
+def test_calls_share_their_helpers():
+    """A call finds the helpers of the one before it."""
+    script = """
+import os, numpy as np, divse_native
+sets = np.ones((40, 4, 32), np.float32), np.ones((2000, 4, 32), np.float32)
+before = len(os.listdir("/proc/self/task"))
+for _ in range(20):
+    divse_native.scores(*sets, alpha=1.0, threads=3)
+assert len(os.listdir("/proc/self/task")) == before + 2
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
