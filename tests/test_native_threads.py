@@ -168,7 +168,7 @@ for caller in callers:
 for _ in range(8):
     child = os.fork()
     if not child:
-        os._exit(call() != first)
+        os._exit(int(call() != first))
     assert os.waitpid(child, 0)[1] == 0
 done = True
 for caller in callers:
