@@ -8,6 +8,7 @@ torchrun --nproc-per-node 8 train.py --preset captions ...
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 from divse import DivSE, Gallery, calls, explain
 from divse.encoder import build_model, build_tokenizer
@@ -51,7 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     # fit: the weights that are best on val are saved in the run folder as they come
     model = prepare(model, config.train)
-    Trainer(model, config, train, val, folder, keep=lambda: encoder.save_pretrained(folder)).fit()
+    with ends_in_a_sentence():
+        keep = partial(encoder.save_pretrained, folder)
+        trainer = Trainer(model, config, train, val, folder, keep)
+    trainer.fit()
     if not distributed.leave():
         return  # the first process goes on alone
 

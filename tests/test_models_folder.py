@@ -207,3 +207,51 @@ def test_a_run_keeps_its_frozen_weights_when_it_is_pushed(tmp_path, monkeypatch)
     assert (tmp_path / "me/frozen/backbones.safetensors").is_file()
     encoder.save_pretrained(tmp_path / "run")
     assert DivSE.from_pretrained(tmp_path / "run").fingerprint == encoder.fingerprint
+
+
+def write_config(folder, change):
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(change(content)))
+
+
+def cut(file):
+    file.write_bytes(file.read_bytes()[:200])
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: cut(f / "config.json"), "config.json is not JSON .* is it whole"),
+        (lambda f: cut(f / "model.safetensors"), "model.safetensors cannot be read .* is it whole"),
+        (lambda f: (f / "model.safetensors").write_bytes(b""), "model.safetensors cannot be read"),
+        (lambda f: (f / "vocabulary.json").unlink(), "has no vocabulary.json"),
+        (lambda f: (f / "model.safetensors").unlink(), "has no model.safetensors"),
+        (lambda f: write_config(f, lambda c: []), "config.json has no format, image, model"),
+        (lambda f: write_config(f, lambda c: c | {"format": 9}), "has format 9"),
+        (lambda f: write_config(f, lambda c: c | {"image": {"new": 1}}), "'new'.* by a newer one"),
+        (
+            lambda f: write_config(f, lambda c: c | {"image": c["image"] | {"encoder": "new"}}),
+            "'new'.* by a newer one",
+        ),
+        (
+            lambda f: write_config(f, lambda c: c | {"model": c["model"] | {"k": 3}}),
+            r"do not fit its settings: size mismatch for image.head.slots",
+        ),
+    ],
+)
+def test_damaged_folders_are_refused_with_a_sentence(tmp_path, damage, message):
+    encoder_of().save_pretrained(tmp_path)
+    damage(tmp_path)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        DivSE.from_pretrained(tmp_path)
+
+
+def test_frozen_weights_that_are_gone_are_named(tmp_path):
+    settings = tiny.frozen_image(tmp_path)
+    image = {name.removeprefix("image__"): str(value) for name, value in settings.items()}
+    image |= {"size": 32, "frozen": True}
+    config = replace(CONFIG, image=ImageConfig(**image))
+    encoder_of(config).save_pretrained(tmp_path / "model")
+    (tmp_path / "model" / "backbones.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"Missing key.*image.encoder.backbone"):
+        DivSE.from_pretrained(tmp_path / "model")

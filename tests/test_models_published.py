@@ -283,12 +283,31 @@ def test_nothing_in_the_file_is_run(tmp_path, capsys):
         ({"spm_activation": "geglu"}, "spm_activation 'geglu'"),
         ({"loss": "mp"}, "never saved"),
         ({"gpo_rnn": False}, "--gpo_rnn"),
+        ({"loss": "triplet"}, "loss 'triplet'"),
+        ({"data_name": "coco"}, r"\(args\) lack cnn_type"),
     ],
 )
 def test_variants_that_are_refused(tmp_path, changes, message):
     path = write(tmp_path / "x.tar", {"img_enc.fc.weight": torch.zeros(1)}, **changes)
     with pytest.raises(ValueError, match=message):
         read_published(path)
+
+
+@pytest.mark.parametrize("share", [0, 0.5, 0.99])
+def test_files_that_are_cut_short(tmp_path, share):
+    path = write(tmp_path / "x.tar", published_state()[0])
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    with pytest.raises(ValueError, match=r"x.tar is no checkpoint .* is it whole"):
+        read_published(path)
+
+
+def test_weights_that_are_missing_are_named(tmp_path):
+    state = published_state()[0]
+    for name in ("img_enc.fc.weight", "txt_enc.spm.agg_block.layers.0.2.fn.net.3.bias"):
+        some = {key: tensor for key, tensor in state.items() if key != name}
+        path = write(tmp_path / "x.tar", some)
+        with pytest.raises(ValueError, match=r"x.tar do not fit its settings: .*key"):
+            DivSE.from_published(path, WORDS)
 
 
 def test_missing_things(tmp_path, loaded):

@@ -51,6 +51,27 @@ def test_resume_repeats_bit_for_bit_on_a_gpu(tmp_path):
     assert digest(tmp_path / "killed") == digest(tmp_path / "whole")
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model__dim": 16}, "last.safetensors do not fit its settings: size mismatch"),
+        ({"optim__text_scale": 0.5}, "the optimiser's state is that of other settings"),
+    ],
+)
+def test_resuming_with_other_settings_is_refused(tmp_path, change, message):
+    run = trainer(tmp_path, train__epochs=1)
+    run.fit()
+    with pytest.raises(ValueError, match=message):
+        trainer(tmp_path, **change)
+
+
+def test_a_checkpoint_that_cannot_be_read_is_named(tmp_path):
+    trainer(tmp_path, train__epochs=1).fit()
+    (tmp_path / "last.safetensors").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match=r"last.safetensors cannot be read .* is it whole"):
+        trainer(tmp_path)
+
+
 def test_resume_after_sigkill(tmp_path):
     """The real thing: processes of train.py, one of them killed by the system."""
     words = tiny.arguments(**EXTRAS, train__checkpoint_steps=2, train__epochs=10)

@@ -86,6 +86,8 @@ class Vocabulary:
     def load(cls, folder: Path) -> Vocabulary:
         """Read vocabulary.json from a folder."""
         path = Path(folder) / FILE
+        if not path.is_file():
+            raise FileNotFoundError(f"{folder} has no {FILE}, the words that its model embeds")
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             return cls(content["words"], content["max_length"])

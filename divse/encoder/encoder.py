@@ -39,6 +39,7 @@ from divse.models.published import read_published
 from divse.models.text import SubwordTokenizer
 from divse.models.weights import (
     fingerprint,
+    load_weights,
     read_tensors,
     write_atomically,
     write_json,
@@ -83,7 +84,7 @@ class DivSE:
         weights, _ = read_tensors(folder / WEIGHTS)
         if (folder / BACKBONES).exists():
             weights |= read_tensors(folder / BACKBONES)[0]
-        model.load_state_dict(weights)
+        load_weights(model, weights, folder)
         return cls(model.to(device), config, tokenizer, content["similarity"])
 
     @classmethod
@@ -116,7 +117,7 @@ class DivSE:
             words = weights["text.encoder.words.weight"]
             weights["text.encoder.words.weight"] = words[order]
         model = build_model(config, tokenizer, published.similarity, pretrained=False)
-        model.load_state_dict(weights)
+        load_weights(model, weights, Path(checkpoint))
         return cls(model, config, tokenizer, published.similarity)
 
     @property

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from divse.models import HeadConfig, ImageConfig, TextConfig, TwoTowerConfig
+from divse.data.files import read_json
+from divse.models import (
+    IMAGE_ENCODERS,
+    TEXT_ENCODERS,
+    HeadConfig,
+    ImageConfig,
+    TextConfig,
+    TwoTowerConfig,
+)
 from divse.models.features import Encoder
 from divse.models.image import GridEncoder
 from divse.models.weights import write_json
@@ -31,21 +38,33 @@ def read_config(folder: Path) -> dict[str, Any]:
                 f"{folder} is no model folder, it has no {name}; "
                 "give the run folder of train.py, or what save_pretrained wrote"
             )
-    content: dict[str, Any] = json.loads((folder / CONFIG).read_text())
-    if content.get("format") != FORMAT:
+    content = read_json(folder / CONFIG)
+    missing = {"format", "similarity", *SIDES} - (
+        set(content) if isinstance(content, dict) else set()
+    )
+    if missing:
+        raise ValueError(f"{folder / CONFIG} has no {', '.join(sorted(missing))}: is it whole?")
+    if content["format"] != FORMAT:
         raise ValueError(
-            f"{folder / CONFIG} has format {content.get('format')}, this divse reads {FORMAT}"
+            f"{folder / CONFIG} has format {content['format']}, this divse reads {FORMAT}"
         )
-    return content
+    return dict(content)
 
 
 def towers(content: Mapping[str, Any], folder: Path) -> TwoTowerConfig:
     """Settings of the towers, with paths resolved against the model folder."""
-    config = TwoTowerConfig(
-        ImageConfig(**content["image"]),
-        TextConfig(**content["text"]),
-        HeadConfig(**content["model"]),
-    )
+    try:
+        config = TwoTowerConfig(
+            ImageConfig(**content["image"]),
+            TextConfig(**content["text"]),
+            HeadConfig(**content["model"]),
+        )
+        IMAGE_ENCODERS[config.image.encoder], TEXT_ENCODERS[config.text.encoder]
+    except (TypeError, KeyError) as error:
+        raise ValueError(
+            f"{folder / CONFIG} has a setting that this divse does not know ({error}): "
+            "was it written by a newer one?"
+        ) from None
     if config.text.path:
         config = replace(config, text=replace(config.text, path=str(folder / config.text.path)))
     if config.image.encoder == "transformer":

@@ -62,6 +62,7 @@ SIMILARITY = {"smooth_chamfer": "smooth_chamfer", "chamfer": "chamfer", "max": "
 # (setting, what divse reads, why not otherwise)
 EXPECTED: tuple[tuple[str, tuple[Any, ...], str], ...] = (
     ("arch", ("slot", "pvse"), "the head"),
+    ("loss", tuple(SIMILARITY), "the similarity"),
     ("spm_1x1", (True,), "local features that are not projected"),
     ("spm_post_norm", (False,), "norms after the blocks"),
     ("spm_pre_norm", (True,), "blocks without norms before them"),
@@ -129,17 +130,26 @@ def unpickle(path: Path) -> dict[str, Any]:
         raise ValueError(
             f"{path} holds more than tensors and settings, and is not read: {error}"
         ) from None
+    except (RuntimeError, EOFError, KeyError) as error:  # of a file that torch.save did not write
+        reason = str(error).splitlines()[0] if str(error) else "it ends too early"
+        raise ValueError(f"{path} is no checkpoint ({reason:.120}): is it whole?") from None
     missing = {"args", "model"} - (set(content) if isinstance(content, dict) else set())
     if missing:
         raise ValueError(
             f"{path} has no {' and no '.join(sorted(missing))}; expected a checkpoint of the "
             "published code, with args, epoch, best_score and model"
         )
-    return {"args": vars(content["args"]), "model": content["model"]}
+    args = content["args"]
+    return {"args": args if isinstance(args, dict) else vars(args), "model": content["model"]}
 
 
 def check_settings(args: Mapping[str, Any]) -> None:
-    """Refuse variants that never were in the paper."""
+    """Refuse variants that never were in the paper, and settings that say too little."""
+    needed = ["data_name", "img_num_embeds", "loss"]
+    needed += [] if "butd" in args.get("data_name", "") else ["cnn_type"]
+    missing = [name for name in needed if name not in args]
+    if missing:
+        raise ValueError(f"the settings in this checkpoint (args) lack {', '.join(missing)}")
     pie_net = args.get("arch") == "pvse"  # the set-prediction module's settings mean nothing there
     for name, known, what in EXPECTED:
         value = args.get(name, known[0])
@@ -167,7 +177,9 @@ def without_repeats(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Leave out the later blocks of heads whose blocks all have the weights of the first."""
     later = {n: re.sub(r"(head\.blocks\.)\d+", r"\g<1>0", n) for n in weights}
     repeated = {n for n, first in later.items() if n != first}
-    if not all(torch.equal(weights[n], weights[later[n]]) for n in repeated):
+    if not all(
+        later[n] in weights and torch.equal(weights[n], weights[later[n]]) for n in repeated
+    ):
         return dict(weights)
     return {n: t for n, t in weights.items() if n not in repeated}
 

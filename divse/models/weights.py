@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+SHOWN = 3  # lines of what does not fit
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -38,12 +40,27 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], record: Any = None)
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
     """Read named tensors and the JSON record."""
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
-    with safe_open(path, framework="pt") as file:
-        names = list(file.keys())
-        record = json.loads((file.metadata() or {}).get("record", "null"))
-        return {name: file.get_tensor(name) for name in names}, record
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = list(file.keys())
+            record = json.loads((file.metadata() or {}).get("record", "null"))
+            return {name: file.get_tensor(name) for name in names}, record
+    except SafetensorError as error:
+        raise ValueError(f"{path} cannot be read ({error}): is it whole?") from None
+
+
+def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], where: Path) -> None:
+    """Load a whole state dict; say what of it does not fit the settings beside it."""
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines()[1:]]
+        more = f"; and {len(lines) - SHOWN} more lines" if len(lines) > SHOWN else ""
+        raise ValueError(
+            f"the weights of {where} do not fit its settings: {'; '.join(lines[:SHOWN])}{more}"
+        ) from None
 
 
 def fingerprint(tensors: Mapping[str, Tensor], *texts: str) -> str:

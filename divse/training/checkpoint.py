@@ -27,6 +27,10 @@ def load_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
     for name, tensor in tensors.items():
         index, key = name.split(".")
         state.setdefault(int(index), {})[key] = tensor
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    kept = {i: s["exp_avg"].shape for i, s in state.items()}
+    if any(i >= len(parameters) or parameters[i].shape != shape for i, shape in kept.items()):
+        raise ValueError("the optimiser's state is that of other settings or data: start a new run")
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 

@@ -183,7 +183,7 @@ class Trainer:
     def restore(self) -> None:
         """Take up the state that `save` wrote."""
         tensors, record = read_tensors(self.folder / files.LAST)
-        self.update.load(tensors)
+        self.update.load(tensors, self.folder / files.LAST)
         state = files.below(f"random.{distributed.rank()}", tensors)
         if state:  # none for processes that were not there when it was written
             files.load_random_state(state, self.device)

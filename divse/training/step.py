@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from divse.data import Batch
 from divse.models import SetOutput, TwoTower
+from divse.models.weights import load_weights
 from divse.training import checkpoint as files
 from divse.training import distributed, gradient_cache
 from divse.training.config import Config
@@ -97,9 +99,10 @@ class Step:
             **files.with_prefix("average", self.average.tensors if self.average else {}),
         }
 
-    def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take up what `state` gave."""
-        self.model.load_state_dict(files.below("model", tensors), strict=False)
+    def load(self, tensors: Mapping[str, Tensor], where: Path) -> None:
+        """Take up what `state` gave; `where` it was read, for errors to name."""
+        weights = {**self.model.frozen_state(), **files.below("model", tensors)}
+        load_weights(self.model, weights, where)
         files.load_optimizer(self.optimizer, files.below("optimizer", tensors))
         if self.average:
             kept = files.below("average", tensors)
