@@ -19,9 +19,11 @@ BELOW["divse.search"] = BELOW["divse.data"]
 BELOW["divse.evaluation"] = {"divse.models", "divse.data", *BELOW["divse.data"]}
 BELOW["divse.encoder"] = BELOW["divse.evaluation"]
 BELOW["divse.training"] = {"divse.evaluation", "divse.encoder", *BELOW["divse.evaluation"]}
-BELOW["divse.cli"] = {"divse.search", "divse.training", *BELOW["divse.training"]}
+BELOW["divse.plots"] = {"divse.training", *BELOW["divse.training"]}
+BELOW["divse.cli"] = {"divse.search", "divse.plots", *BELOW["divse.plots"]}
 LAZY = {
     *("duckdb", "faiss", "triton", "timm", "transformers", "tensorboard", "matplotlib", "scipy"),
+    *("sklearn", "umap"),
     *(
         "pyarrow",
         "PIL",

@@ -1,0 +1,159 @@
+"""From a trained run and what somebody asks to what the figures draw."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from divse.data.pictures import read_picture
+from divse.plots.attention import Looked
+from divse.plots.neighbours import Asked, Neighbour, Pixels, nearest, nearest_wholes
+from divse.plots.space import Family
+from divse.plots.trained import TrainedRun
+from divse.sets import EmbeddingSets
+
+WHOLE = 3  # neighbours of a whole set, beside those of its elements
+GREY_CAPTIONS = 400
+
+
+@dataclass(frozen=True)
+class Question:
+    """A picture that was asked about: what the model reads of it, and what was found."""
+
+    inputs: NDArray[Any]
+    asked: Asked
+
+
+def ask_pictures(
+    trained: TrainedRun,
+    rows: Sequence[int],
+    files: Sequence[Path],
+    topk: int,
+    seed: int,
+    default: int,
+) -> list[Question]:
+    """Pictures of the split and picture files with their nearest captions; some drawn, if none."""
+    if files and trained.reads_regions:
+        raise ValueError(
+            f"{trained.folder} reads features of regions, not pictures: give --index, a picture "
+            "of its data"
+        )
+    if not rows and not files:
+        rows = trained.sample(default, seed)
+    questions = []
+    for row, inputs in zip(rows, trained.inputs(rows), strict=True):
+        asked = _nearest_captions(trained, inputs, topk)
+        asked = replace(asked, name=trained.data.image_ids[row], pixels=trained.pixels(row))
+        found = {n.row for some in [*asked.elements, asked.whole] for n in some}
+        fits = frozenset(caption for caption in found if trained.fits(row, caption))
+        questions.append(Question(inputs, replace(asked, fits=fits)))
+    for file in files:
+        pixels = read_picture(file)
+        asked = replace(_nearest_captions(trained, pixels, topk), name=file.name, pixels=pixels)
+        questions.append(Question(pixels, asked))
+    return questions
+
+
+def _nearest_captions(trained: TrainedRun, inputs: NDArray[Any], topk: int) -> Asked:
+    one = trained.encoder.encode_images([inputs])
+    captions = trained.data.captions
+    elements = nearest(np.asarray(one.numpy().values)[0], trained.texts, topk, captions)
+    similarity = trained.encoder.similarity
+    whole = nearest_wholes(one, trained.texts, min(topk, WHOLE), similarity, captions)
+    return Asked(elements, whole)
+
+
+def look(
+    trained: TrainedRun, questions: Sequence[Question], boxes: Path | None = None
+) -> list[Looked]:
+    """Add where the elements looked, and the boxes of regions where a file has them."""
+    found = []
+    for question in questions:
+        maps = trained.encoder.attend_images([question.inputs])[0].numpy()
+        found.append(Looked(question.asked, maps))
+    if boxes is None:
+        return found
+    if not trained.reads_regions or len(found) != 1:
+        raise ValueError("--boxes: belong to the regions of one picture, --index I")
+    held = np.load(boxes, allow_pickle=False)
+    expected = (found[0].maps.shape[1], 4)
+    if held.shape != expected:
+        raise ValueError(f"{boxes}: got {held.shape}, expected {expected}: x1 y1 x2 y2 a region")
+    if found[0].asked.pixels is None:
+        raise ValueError("--boxes: this data holds no pictures to draw them over")
+    return [replace(found[0], boxes=held)]
+
+
+def ask_texts(
+    trained: TrainedRun, texts: Sequence[str], topk: int
+) -> tuple[list[Asked], Mapping[int, Pixels]]:
+    """Captions with their nearest pictures, and the pixels of those."""
+    if trained.data.read_image is None:
+        raise ValueError(f"{trained.data.name} holds features of regions, no pictures to show")
+    gallery = trained.images(range(len(trained.data)))
+    sets = trained.encoder.encode_texts(texts)
+    asked = []
+    for place, text in enumerate(texts):
+        one = EmbeddingSets(sets.values[place : place + 1])
+        elements = nearest(np.asarray(one.numpy().values)[0], gallery, topk)
+        whole = _nearest_pictures(one, gallery, topk, trained)
+        found = {n.row for some in [*elements, whole] for n in some}
+        asked.append(Asked(elements, whole, text=text, fits=_fitting(trained, text, found)))
+    rows = {n.row for one in asked for some in [*one.elements, one.whole] for n in some}
+    return asked, {row: trained.data.image(row) for row in rows}
+
+
+def _nearest_pictures(
+    one: EmbeddingSets, gallery: EmbeddingSets, topk: int, trained: TrainedRun
+) -> list[Neighbour]:
+    return nearest_wholes(one, gallery, topk, trained.encoder.similarity)
+
+
+def _fitting(trained: TrainedRun, text: str, rows: set[int]) -> frozenset[int] | None:
+    """Which pictures a text fits, if it is one of the split's captions."""
+    if text not in trained.data.captions:
+        return None
+    caption = trained.data.captions.index(text)
+    return frozenset(row for row in rows if trained.fits(row, caption))
+
+
+def families_of(
+    trained: TrainedRun, rows: Sequence[int]
+) -> tuple[list[Family], NDArray[np.floating[Any]]]:
+    """Pictures with their captions, and elements of other captions to lie behind them."""
+    data, texts = trained.data, np.asarray(trained.texts.numpy().values)
+    images = np.asarray(trained.images(rows).numpy().values)
+    own = [range(*data.caption_offsets[row : row + 2]) for row in rows]
+    families = [
+        Family(
+            data.image_ids[row],
+            images[place],
+            [texts[caption] for caption in own[place]],
+            trained.pixels(row),
+            data.captions[own[place][0]] if len(own[place]) else "",
+        )
+        for place, row in enumerate(rows)
+    ]
+    drawn = {caption for captions in own for caption in captions}
+    others = [caption for caption in range(len(texts)) if caption not in drawn]
+    step = max(1, len(others) // GREY_CAPTIONS)
+    return families, texts[others[::step]].reshape(-1, texts.shape[-1])
+
+
+def name_of_captions(trained: TrainedRun) -> str:
+    """What the captions are that neighbours are taken from."""
+    return f"the {len(trained.data.captions):,} captions of {_split(trained)}"
+
+
+def name_of_pictures(trained: TrainedRun) -> str:
+    """What the pictures are that neighbours are taken from."""
+    return f"the {len(trained.data):,} pictures of {_split(trained)}"
+
+
+def _split(trained: TrainedRun) -> str:
+    return f"{trained.data.name}/{trained.data.split}"

@@ -1,0 +1,205 @@
+"""Runs as rows of a table, from CSV files (bench/ablation.py) or run folders of train.py.
+
+Only `config` (or `model`) and the figure that is drawn are needed; with `data`, `seed`,
+`similarity`, `head`, `k` and `alpha` the configurations are named and grouped by what they vary.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from divse.evaluation import Interval
+from divse.evaluation.bootstrap import student_t
+from divse.plots.trained import read_settings
+
+Row = dict[str, Any]
+TEST = "test.json"
+REFERENCE = {"similarity": "smooth_chamfer", "head": "set_prediction", "k": 4.0, "alpha": 16.0}
+NAMES = {
+    "smooth_chamfer": "Smooth-Chamfer",
+    "chamfer": "Chamfer",
+    "mil": "MIL",
+    "mp": "MP",
+    "maxsim": "MaxSim",
+    "set_prediction": "set prediction",
+    "pie_net": "PIE-Net",
+    "transformer": "Transformer",
+    "pooling": "attention pooling",
+}
+GROUPS = {
+    "similarity": "Similarity",
+    "head": "Head",
+    "k": "Elements of a set",
+    "alpha": "Sharpness of Smooth-Chamfer",
+    "other": "Configurations",
+}
+FIGURES = {
+    "rsum": "RSUM",
+    "log_var_images": "log Var of the pictures' sets",
+    "log_var_texts": "log Var of the captions' sets",
+}
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """The runs of one configuration on one data set."""
+
+    name: str
+    data: str
+    rows: list[Row]
+
+    def values(self, column: str) -> NDArray[np.float64]:
+        """A figure of every run; nan where it is missing."""
+        return np.array([number(row, column) for row in self.rows])
+
+    def seeds(self, column: str) -> dict[str, float]:
+        """A figure by seed, where it is there."""
+        found = {str(row.get("seed") or i): number(row, column) for i, row in enumerate(self.rows)}
+        return {seed: value for seed, value in found.items() if math.isfinite(value)}
+
+    def setting(self, name: str) -> Any:
+        """A setting: a number where it is one, or text; None if the table does not tell."""
+        value = self.rows[0].get(name)
+        if value in (None, ""):
+            return None
+        try:
+            return float(value)
+        except ValueError:
+            return value
+
+
+def read_runs(paths: Sequence[Path]) -> list[Row]:
+    """Rows of CSV files and run folders; a folder of runs gives all runs in it."""
+    rows = [row for path in paths for row in _read(path)]
+    if not rows:
+        raise ValueError(f"no runs in {', '.join(map(str, paths))}")
+    return rows
+
+
+def _read(path: Path) -> list[Row]:
+    if path.is_dir():
+        folders = (
+            [path] if (path / TEST).is_file() else sorted(f.parent for f in path.glob(f"*/{TEST}"))
+        )
+        if not folders:
+            raise FileNotFoundError(f"{path}: neither a finished run nor a folder of them ({TEST})")
+        return [_row(folder) for folder in folders]
+    with path.open(newline="", encoding="utf-8") as file:
+        rows: list[Row] = list(csv.DictReader(file))
+    if rows and not {"config", "model"} & rows[0].keys():
+        raise ValueError(f"{path}: expected a column config (or model), got {', '.join(rows[0])}")
+    return rows
+
+
+def _row(folder: Path) -> Row:
+    """A finished run as bench/ablation.py writes it."""
+    config = read_settings(folder)
+    figures = json.loads((folder / TEST).read_text())
+    name = re.sub(r"-\d+$", "", folder.resolve().name)
+    settings: Row = {"data": config.data.name, "config": name, "seed": config.train.seed}
+    settings |= {"similarity": config.loss.similarity, "head": config.model.head}
+    alpha = config.loss.alpha if config.loss.similarity == "smooth_chamfer" else None
+    return {**settings, "k": config.model.k, "alpha": alpha, **figures}
+
+
+def number(row: Row, column: str) -> float:
+    """A number of a row; nan where there is none."""
+    value = row.get(column)
+    if value in (None, ""):
+        return math.nan
+    try:
+        return float(value)
+    except ValueError:
+        raise ValueError(f"column {column}: got {value!r}, expected a number") from None
+
+
+def configurations(rows: Iterable[Row], column: str) -> list[Configuration]:
+    """Rows that have a figure, by data and configuration, in the order of the table."""
+    found: dict[tuple[str, str], list[Row]] = {}
+    known: dict[str, None] = {}
+    for row in rows:
+        known |= dict.fromkeys(row)
+        if math.isfinite(number(row, column)):
+            key = str(row.get("data") or ""), str(row.get("config") or row.get("model"))
+            found.setdefault(key, []).append(row)
+    if not found:
+        raise ValueError(f"no run has a number {column}; the columns are {', '.join(known)}")
+    return [Configuration(name, data, some) for (data, name), some in found.items()]
+
+
+def find_reference(some: Sequence[Configuration], name: str = "") -> Configuration:
+    """The configuration that others are compared with: by name, or the paper's, or the first."""
+    for one in some:
+        if one.name == name:
+            return one
+    if name:
+        known = ", ".join(one.name for one in some)
+        raise ValueError(f"reference: got {name!r}, expected one of {known}")
+    ours = [one for one in some if all(one.setting(s) == v for s, v in REFERENCE.items())]
+    return (ours or list(some))[0]
+
+
+def group_of(one: Configuration, reference: Configuration) -> str:
+    """What a configuration varies: a column `group`, or the setting that differs."""
+    if one.setting("group") is not None:
+        return str(one.setting("group"))
+    for setting in ("k", "head", "similarity", "alpha"):
+        mine, theirs = one.setting(setting), reference.setting(setting)
+        if mine is not None and theirs is not None and mine != theirs:
+            return setting
+    return "other"
+
+
+def label_in(one: Configuration, group: str) -> str:
+    """Name of a configuration among those that vary the same."""
+    value = one.setting(group) if group in GROUPS else None
+    if value is None:
+        return NAMES.get(one.name, one.name.replace("_", " "))
+    if group == "k":
+        return f"K = {value:g}" if isinstance(value, float) else f"K = {value}"
+    if group == "alpha":
+        return f"α = {value:g}" if isinstance(value, float) else f"α = {value}"
+    return NAMES.get(str(value), str(value).replace("_", " "))
+
+
+def by_group(
+    some: Sequence[Configuration], reference: Configuration
+) -> dict[str, list[Configuration]]:
+    """Configurations by what they vary, the reference in every group; numbers in order."""
+    found: dict[str, list[Configuration]] = {}
+    for one in some:
+        if one is not reference:
+            found.setdefault(group_of(one, reference), []).append(one)
+    order = [*(g for g in GROUPS if g in found), *(g for g in found if g not in GROUPS)]
+    groups = {group: [*found[group], reference] for group in order} or {"other": [reference]}
+    for group, members in groups.items():
+        settings = [one.setting(group) for one in members]
+        if all(isinstance(value, float) for value in settings):
+            members.sort(key=lambda one: float(one.setting(group)))  # noqa: B023
+    return groups
+
+
+def mean_interval(values: NDArray[np.float64], confidence: float = 0.95) -> Interval:
+    """Mean with its t-interval over runs; of a single run the value alone."""
+    values = values[np.isfinite(values)]
+    mean = float(values.mean())
+    if len(values) < 2:
+        return Interval(mean, mean, mean)
+    spread = float(values.std(ddof=1)) / math.sqrt(len(values))
+    reach = student_t(len(values) - 1, confidence) * spread
+    return Interval(mean, mean - reach, mean + reach)
+
+
+def figure_name(column: str) -> str:
+    """How a column is called on an axis."""
+    return FIGURES.get(column, column.replace("_", " "))
