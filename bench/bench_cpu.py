@@ -5,7 +5,8 @@ One query or 16 for the 10 best of N sets. Variants, all exact for the precision
     native fp32, fp16, bf16   divse_native.search, fused scan and top-k
     int8 certified            divse_native.certified_search: int8 codes, then exact fp16 scores
     torch query-major         product of queries x gallery in blocks, scores, top-k
-    torch gallery-major       the same with the product transposed; compiled: torch.compile of both
+    torch gallery-major       the same with the product transposed
+    compiled                  torch.compile of the faster of the two
     numpy                     the same in numpy, both orders
     product                   the bare torch product alone, unscored, both orders
     maxsim-cpu, lik           the PyPI packages maxsim-cpu and late-interaction-kernels (MaxSim
@@ -16,30 +17,42 @@ Columns: ms (median), x read (times its own floor; medians of ratios within a ro
 inverse), x product, x rival (how many times faster than the fastest of torch, torch.compile and
 numpy), survivors, error against float64 and its gate, which also finds a set that was missed.
 
-    python bench/bench_cpu.py [--only TEXT] [--sizes N ...] [--seconds S] [--tiny] [--out [DIR]]
+The files are written cell by cell; --resume keeps those cells that this commit has measured.
+
+    python bench/bench_cpu.py [--only TEXT] [--sizes N ...] [--seconds S] [--tiny] [--no-compile]
+                              [--out [DIR]] [--resume]
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import statistics
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from harness import EPS32, Verdict, ratio, time_interleaved
+from cpu_searches import (
+    BLOCK,
+    ORDERS,
+    TOPK,
+    Data,
+    compiled_search,
+    exact_searches,
+    floors,
+    query_major,
+    reduce,
+)
+from harness import EPS32, Verdict, ratio
 from report import Report, parser, results_folder
 from torch import Tensor
 
-import divse_native
-from divse.similarity import reference
-
-TOPK, BLOCK = 10, 1 << 15
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-Found = tuple[Tensor, Tensor]  # scores (B, topk) and positions
+Calls = dict[str, Callable[[], Any]]
+REST_SECONDS = 0.03  # OpenMP's and OpenBLAS' threads spin for less after their work
 
 
 @dataclass(frozen=True)
@@ -54,174 +67,6 @@ class Cell:
 
     def __str__(self) -> str:
         return f"{self.similarity} B={self.queries} N={self.sets:,} K={self.k} D={self.dim}"
-
-
-def unit_sets(count: int, k: int, dim: int, seed: int, dtype: torch.dtype) -> Tensor:
-    """Random unit vectors (count, K, D), made block by block."""
-    generator = torch.Generator().manual_seed(seed)
-    out = torch.empty(count, k, dim, dtype=dtype)
-    for start in range(0, count, BLOCK):
-        block = torch.randn(min(BLOCK, count - start), k, dim, generator=generator)
-        out[start : start + BLOCK] = torch.nn.functional.normalize(block, dim=-1)
-    return out
-
-
-class Data:
-    """The gallery of one shape in every precision, and 16 queries."""
-
-    def __init__(self, sets: int, k: int, dim: int) -> None:
-        half = unit_sets(sets, k, dim, 0, torch.float16)
-        # Every precision holds the same sets, so that bf16 alone has values of its own.
-        self.values = {"fp16": half, "fp32": half.float(), "bf16": half.to(torch.bfloat16)}
-        self.codes = divse_native.quantise(half.numpy())
-        self.queries = unit_sets(16, k, dim, 1, torch.float32)
-
-    def stored(self, name: str) -> Tensor:
-        """The array that a variant of this precision scans."""
-        return torch.from_numpy(self.codes[0]) if name == "int8" else self.values[name]
-
-
-def reduce(cosines: Tensor, similarity: str) -> Tensor:
-    """Scores of cosines (..., K, L)."""
-    if similarity == "maxsim":
-        return cosines.amax(-1).sum(-1)
-    return reference.smooth_chamfer(cosines, alpha=16.0)
-
-
-def query_major(queries: Tensor, block: Tensor) -> Tensor:
-    """Cosines (B, n, K, L) from a product (B K, n L)."""
-    (b, k, d), (n, size, _) = queries.shape, block.shape
-    return (queries.view(-1, d) @ block.view(-1, d).T).view(b, k, n, size).transpose(1, 2)
-
-
-def gallery_major(queries: Tensor, block: Tensor) -> Tensor:
-    """Cosines (B, n, K, L) from a product (n L, B K)."""
-    (b, k, d), (n, size, _) = queries.shape, block.shape
-    return (block.view(-1, d) @ queries.view(-1, d).T).view(n, size, b, k).permute(2, 0, 3, 1)
-
-
-ORDERS = {"query-major": query_major, "gallery-major": gallery_major}
-
-
-def torch_search(order: str, similarity: str, compiled: bool = False) -> Callable[..., Found]:
-    """The 10 best by plain torch, in blocks that bound its memory."""
-
-    def score(queries: Tensor, block: Tensor) -> Tensor:
-        return reduce(ORDERS[order](queries, block), similarity)
-
-    scorer = torch.compile(score) if compiled else score
-
-    def search(queries: Tensor, gallery: Tensor) -> Found:
-        scores = torch.cat([scorer(queries, block) for block in gallery.split(BLOCK)], 1)
-        return tuple(scores.topk(TOPK))
-
-    return search
-
-
-def numpy_search(order: str, similarity: str) -> Callable[..., Found]:
-    """The 10 best by plain numpy: one product a block, exponentials, logarithms."""
-
-    def score(q: np.ndarray, g: np.ndarray) -> np.ndarray:
-        (b, k, d), (n, size, _) = q.shape, g.shape
-        if order == "query-major":
-            c = (q.reshape(-1, d) @ g.reshape(-1, d).T).reshape(b, k, n, size).swapaxes(1, 2)
-        else:
-            c = (g.reshape(-1, d) @ q.reshape(-1, d).T).reshape(n, size, b, k).transpose(2, 0, 3, 1)
-        if similarity == "maxsim":
-            return c.max(-1).sum(-1)
-        e = np.exp(16 * c)
-        return (np.log(e.sum(-1)).mean(-1) + np.log(e.sum(-2)).mean(-1)) / 32
-
-    def search(queries: np.ndarray, gallery: np.ndarray) -> Found:
-        blocks = range(0, len(gallery), BLOCK)
-        scores = np.concatenate([score(queries, gallery[i : i + BLOCK]) for i in blocks], 1)
-        best = np.argpartition(-scores, TOPK - 1)[:, :TOPK]
-        best = np.take_along_axis(best, np.argsort(-np.take_along_axis(scores, best, 1)), 1)
-        return torch.from_numpy(np.take_along_axis(scores, best, 1)), torch.from_numpy(best)
-
-    return search
-
-
-def bare_product(order: str) -> Callable[..., Any]:
-    """The product alone, block after block."""
-
-    def run(queries: Tensor, gallery: Tensor) -> None:
-        for block in gallery.split(BLOCK):
-            ORDERS[order](queries, block)
-
-    return run
-
-
-def native_search(data: Data, queries: Tensor, name: str, similarity: str) -> Callable[[], Found]:
-    """A call of divse_native in the precision of that name."""
-    options: dict[str, Any] = {"similarity": similarity, "threads": torch.get_num_threads()}
-    if name == "int8":
-        rest = (data.values["fp16"].numpy(), *data.codes, TOPK)
-        call = divse_native.certified_search
-    else:
-        stored = data.values[name]
-        if name == "bf16":
-            stored, options["gallery_type"] = stored.view(torch.uint16), "bfloat16"
-        rest, call = (stored.numpy(), TOPK), divse_native.search
-
-    def search() -> Found:
-        return tuple(torch.from_numpy(a) for a in call(queries.numpy(), *rest, **options))
-
-    return search
-
-
-def peers(data: Data, queries: Tensor) -> dict[str, Callable[[], Found]]:
-    """Packages that score MaxSim on a CPU, those of them that are installed; fp32."""
-    found: dict[str, Callable[[], Found]] = {}
-    gallery = data.values["fp32"]
-
-    def best(scores: Any) -> Found:
-        return tuple(torch.as_tensor(scores).reshape(len(queries), -1).topk(TOPK))
-
-    try:
-        import maxsim_cpu
-
-        arrays, sets = queries.numpy(), gallery.numpy()
-        found["maxsim-cpu"] = lambda: best(
-            np.stack([maxsim_cpu.maxsim_scores(query, sets) for query in arrays])
-        )
-    except ImportError as error:
-        print(f"maxsim-cpu left out: {error}", file=sys.stderr)
-    try:
-        from late_interaction_kernels.reference import maxsim_reference  # its path on a CPU
-
-        found["lik"] = lambda: best(
-            torch.cat([maxsim_reference(queries, block) for block in gallery.split(BLOCK // 8)], 1)
-        )
-    except ImportError as error:
-        print(f"late-interaction-kernels left out: {error}", file=sys.stderr)
-    return found
-
-
-def variants(cell: Cell, data: Data, compiled: bool) -> dict[str, Callable[[], Any]]:
-    """Every call of a cell by name; the floors last."""
-    queries, wide = data.queries[: cell.queries], data.values["fp32"]
-    calls: dict[str, Callable[[], Any]] = {}
-    for name in (*DTYPES, "int8"):
-        label = "int8 certified" if name == "int8" else f"native {name}"
-        calls[label] = native_search(data, queries, name, cell.similarity)
-    for order in ORDERS:
-        plain = torch_search(order, cell.similarity)
-        calls[f"torch {order}"] = lambda run=plain: run(queries, wide)
-        arrays = (queries.numpy(), wide.numpy())
-        numeric = numpy_search(order, cell.similarity)
-        calls[f"numpy {order}"] = lambda run=numeric, a=arrays: run(*a)
-        if compiled:
-            fused = torch_search(order, cell.similarity, compiled=True)
-            calls[f"compiled {order}"] = lambda run=fused: run(queries, wide)
-        product = bare_product(order)
-        calls[f"product {order}"] = lambda run=product: run(queries, wide)
-    if cell.similarity == "maxsim":
-        calls |= peers(data, queries)
-    for name in ("fp32", "fp16", "int8"):
-        words = data.stored(name).view(torch.uint8).view(-1).view(torch.int64)
-        calls[f"read {name}"] = words.sum
-    return calls
 
 
 def exact_scores(query: Tensor, gallery: Tensor, similarity: str) -> Tensor:
@@ -244,56 +89,100 @@ def precision(name: str) -> str:
     return next((p for p in ("fp16", "bf16", "int8") if p in name), "fp32")
 
 
-def run(cell: Cell, data: Data, report: Report, *, compiled: bool, seconds: float, only: str):
-    """Gate and time every variant of one cell."""
-    torch.compiler.reset()
-    calls = variants(cell, data, compiled)
-    exact: dict[str, Tensor] = {}
-    verdicts, survivors = {}, None
-    for name, call in list(calls.items()):
-        if name.startswith(("read", "product")):
-            continue
-        if only not in name:
-            del calls[name]
-            continue
+class Gate:
+    """Judges the searches of one cell; what is red is never timed."""
+
+    def __init__(self, cell: Cell, data: Data) -> None:
+        self.cell, self.data = cell, data
+        self.exact: dict[str, Tensor] = {}
+        self.verdicts: dict[str, Verdict] = {}
+        self.survivors: int | None = None
+
+    def green(self, calls: Calls) -> Calls:
+        """Those of ``calls`` whose results are right; each is called once."""
+        for name, call in calls.items():
+            found = call()
+            self.verdicts[name] = judge(found, self._exact(name))
+            if name == "int8 certified":
+                self.survivors = int(found[3].max())
+        return {name: call for name, call in calls.items() if self.verdicts[name].green}
+
+    def _exact(self, name: str) -> Tensor:
         kind = "bf16" if name == "native bf16" else "fp32"
-        if kind not in exact:
-            exact[kind] = exact_scores(data.queries[0], data.values[kind], cell.similarity)
-        found = call()
-        verdicts[name] = judge(found, exact[kind])
-        if name == "int8 certified":
-            survivors = int(found[3].max())
-        if not verdicts[name].green:
-            del calls[name]
-    times = time_interleaved(calls, report.device, seconds=seconds)
+        if kind not in self.exact:
+            query, gallery = self.data.queries[0], self.data.values[kind]
+            self.exact[kind] = exact_scores(query, gallery, self.cell.similarity)
+        return self.exact[kind]
+
+
+def milliseconds(call: Callable[[], Any]) -> float:
+    """Of one call on a machine at rest, where no other library's threads still spin."""
+    time.sleep(REST_SECONDS)
+    start = time.perf_counter()
+    call()
+    return 1000 * (time.perf_counter() - start)
+
+
+def time_rounds(calls: Calls, seconds: float) -> dict[str, list[float]]:
+    """Milliseconds of each call, one a round, for about ``seconds``; 3 rounds, 2 of slow calls."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for round_number in range(1, 101):
+        start = time.perf_counter()
+        for name, call in calls.items():
+            times[name].append(milliseconds(call))
+        one = time.perf_counter() - start
+        if round_number >= (2 if one > 10 else 3) and round_number * one >= seconds:
+            break
+    return times
+
+
+def measured(cell: Cell, data: Data, options: argparse.Namespace, gate: Gate) -> dict[str, Any]:
+    """Times of every variant of one cell that is right and whose name was asked for."""
+    queries = data.queries[: cell.queries]
+    searches = exact_searches(data, queries, cell.similarity)
+    calls = gate.green({n: call for n, call in searches.items() if options.only in n})
+    if not options.no_compile and options.only in "compiled":
+        faster = min(ORDERS, key=lambda order: milliseconds(searches[f"torch {order}"]))
+        torch.compiler.reset()
+        compiled = compiled_search(data, queries, cell.similarity, faster)
+        calls |= gate.green(compiled)
+    rest = floors(data, queries)
+    for call in rest.values():  # first touches stay outside
+        call()
+    return time_rounds(calls | rest, options.seconds)
+
+
+def rows(cell: Cell, gate: Gate, times: Mapping[str, list[float]]) -> list[dict[str, Any]]:
+    """The rows of one cell."""
     middle = {name: statistics.median(samples) for name, samples in times.items()}
 
     def fastest(kind: str | tuple[str, ...]) -> str | None:
         return min((n for n in middle if n.startswith(kind)), key=middle.get, default=None)
 
     product, rival = fastest("product"), fastest(("torch", "numpy", "compiled"))
-    for name in [*verdicts, *(n for n in calls if n not in verdicts)]:
+    result = []
+    for name in [*gate.verdicts, *(n for n in times if n not in gate.verdicts)]:
         row: dict[str, Any] = {"cell": str(cell), "N": cell.sets, "variant": name}
         if name in times:
             kind = precision(name)
-            floor = f"read {'fp16' if kind == 'bf16' else kind}"
-            over = ratio(times, name, floor)
+            over = ratio(times, name, f"read {'fp16' if kind == 'bf16' else kind}")
             row |= {"ms": middle[name], "x read": over, "of read": 1 / over}
             row["x product"] = ratio(times, name, product)
             row["x rival"] = ratio(times, rival, name) if rival else None
         if name == "int8 certified":
-            row["survivors"] = survivors
-        report.add(verdicts.get(name), **row)
+            row["survivors"] = gate.survivors
+        result.append(row)
+    return result
 
 
-def plot(rows: list[dict[str, Any]], folder: Path) -> None:
+def plot(shown: list[dict[str, Any]], folder: Path) -> None:
     """bench_cpu.svg: time against N and share of the read floor against N, one query, K=4."""
     import matplotlib
 
     matplotlib.use("svg")
     from matplotlib import pyplot
 
-    shown = [row for row in rows if "smooth_chamfer B=1 " in row["cell"] and "K=4 " in row["cell"]]
+    shown = [row for row in shown if "smooth_chamfer B=1 " in row["cell"] and "K=4 " in row["cell"]]
     figure, axes = pyplot.subplots(1, 2, figsize=(10, 4))
     for name in dict.fromkeys(row["variant"] for row in shown if row.get("ms")):
         points = sorted((r["N"], r["ms"], r["of read"]) for r in shown if r["variant"] == name)
@@ -305,7 +194,8 @@ def plot(rows: list[dict[str, Any]], folder: Path) -> None:
     axes[0].set(xlabel="sets N (K=4, D=256)", ylabel="ms for one query, best 10")
     axes[1].set(xlabel="sets N", ylabel="read floor / time", ylim=(0, 1.05))
     for axis in axes:
-        axis.legend(fontsize=6)
+        if shown:
+            axis.legend(fontsize=6)
     figure.tight_layout()
     figure.savefig(folder / "bench_cpu.svg")
     pyplot.close(figure)
@@ -326,24 +216,48 @@ def cells(tiny: bool, sizes: list[int]) -> list[list[Cell]]:
     return groups
 
 
+def keep_measured(report: Report, folder: Path) -> set[str]:
+    """Take over the finished cells of an earlier run of this commit; return their names."""
+    try:
+        earlier = json.loads((folder / "bench_cpu.json").read_text())
+    except FileNotFoundError:
+        return set()
+    was, here = earlier["environment"], report.environment
+    if any(was[key] != here[key] for key in ("commit", "device", "threads", "torch")):
+        print("--resume: another commit, machine or torch; measuring everything", file=sys.stderr)
+        return set()
+    # The last row of every cell.
+    done = {row["cell"] for row in earlier["rows"] if row["variant"] == "read int8"}
+    report.rows = [row for row in earlier["rows"] if row["cell"] in done]
+    report.red = [str(row) for row in report.rows if row.get("gate") == "RED"]
+    return done
+
+
 def main() -> int:
     arguments = parser(__doc__)
+    arguments.set_defaults(seconds=6.0)
     arguments.add_argument("--tiny", action="store_true", help="tiny shapes: a rehearsal")
     arguments.add_argument("--only", default="", help="variants whose name contains this")
     arguments.add_argument("--sizes", type=int, nargs="+", default=[], help="these N only")
     arguments.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
+    arguments.add_argument("--resume", action="store_true", help="keep what this commit measured")
     args = arguments.parse_args()
-    args.device, compiled = "cpu", not args.no_compile
+    args.device = "cpu"
     report = Report("bench_cpu", args)
+    folder = args.out if args.out is None or str(args.out) != "." else results_folder(report.device)
+    done = keep_measured(report, folder) if args.resume and folder else set()
     for group in cells(args.tiny, args.sizes):
-        data = Data(group[0].sets, group[0].k, group[0].dim)
-        for cell in group:
-            run(cell, data, report, compiled=compiled, seconds=args.seconds, only=args.only)
+        missing = [cell for cell in group if str(cell) not in done]
+        data = Data(group[0].sets, group[0].k, group[0].dim) if missing else None
+        for cell in missing:
+            gate = Gate(cell, data)
+            times = measured(cell, data, args, gate)
+            for row in rows(cell, gate, times):
+                report.add(gate.verdicts.get(row["variant"]), **row)
+            if folder:
+                plot(report.rows, folder)
         del data
-    status = report.finish()
-    if args.out is not None:
-        plot(report.rows, args.out if str(args.out) != "." else results_folder(report.device))
-    return status
+    return report.finish()
 
 
 if __name__ == "__main__":

@@ -26,6 +26,25 @@ def test_every_variant_is_gated_and_the_results_are_written(bench, tmp_path, mon
     assert "<svg" in (tmp_path / "bench_cpu.svg").read_text()
 
 
+def test_a_run_goes_on_after_the_cells_that_it_has(bench, tmp_path, monkeypatch):
+    measured = []
+    real = bench.measured
+    monkeypatch.setattr(bench, "REST_SECONDS", 0)
+    monkeypatch.setattr(bench, "measured", lambda c, *rest: measured.append(c) or real(c, *rest))
+    words = ["bench_cpu.py", "--tiny", "--no-compile", "--seconds", "0", "--json"]
+    monkeypatch.setattr(sys, "argv", [*words, "--resume", "--out", str(tmp_path)])
+    monkeypatch.setenv("DIVSE_COMMIT", "one")
+    assert bench.main() == 0 and len(measured) == 3
+    whole = json.loads((tmp_path / "bench_cpu.json").read_text())
+    cut = whole | {"rows": whole["rows"][:-1]}  # as if stopped before its last row
+    (tmp_path / "bench_cpu.json").write_text(json.dumps(cut))
+    assert bench.main() == 0 and len(measured) == 4 and measured[3] == measured[2]
+    again = json.loads((tmp_path / "bench_cpu.json").read_text())
+    assert [row["variant"] for row in again["rows"]] == [row["variant"] for row in whole["rows"]]
+    monkeypatch.setenv("DIVSE_COMMIT", "another")
+    assert bench.main() == 0 and len(measured) == 7
+
+
 def test_the_gate_sees_wrong_scores_and_missed_sets(bench):
     exact = torch.linspace(0, 1, 40).double()
     best = exact.topk(bench.TOPK)
@@ -37,9 +56,10 @@ def test_the_gate_sees_wrong_scores_and_missed_sets(bench):
     assert not bench.judge((exact[missed][None].float(), missed[None]), exact).green
 
 
-def test_both_orders_of_the_product_agree(bench):
-    queries, block = (bench.unit_sets(n, 3, 8, n, torch.float32) for n in (2, 7))
-    one, other = (order(queries, block) for order in bench.ORDERS.values())
+def test_both_orders_of_the_product_agree(load):
+    searches = load("cpu_searches")
+    queries, block = (searches.unit_sets(n, 3, 8, n, torch.float32) for n in (2, 7))
+    one, other = (order(queries, block) for order in searches.ORDERS.values())
     assert one.shape == (2, 7, 3, 3)
     torch.testing.assert_close(one, other)
     torch.testing.assert_close(one, torch.einsum("bkd,nld->bnkl", queries, block))
