@@ -50,18 +50,20 @@ def negatives_ahead(
     tell = progress or (lambda what, step, total: None)
     if columns:
         for strip in tiles.strips():
-            for counter in columns:
-                counter.collect(tiles, strip)
+            for start in sorted({s for each in columns for s in each.starts(strip, block)}):
+                tile = tiles.tile(strip, start)
+                for each in columns:
+                    each.collect(tile, strip, start)
             tell("fitting pairs", strip.stop - strip.start, scores.shape[0])
-        for counter in columns:
-            counter.settle()
+        for each in columns:
+            each.settle()
     counters: list[_Counter] = [*rows, *columns]
     for strip in tiles.strips():
         whole = tiles.whole(strip)
-        for each in counters:
-            each.count(whole, strip)
+        for counter in counters:
+            counter.count(whole, strip)
         tell("ranking", strip.stop - strip.start, scores.shape[0])
-    done = {id(each.judgement): each.ahead for each in counters}
+    done = {id(counter.judgement): counter.ahead for counter in counters}
     return [done[id(judgement)] for judgement in judgements]
 
 
@@ -150,7 +152,10 @@ class _ByRow(_Counter):
         part = taken(taken(whole, local, 0), judgement.gallery, 1)
         own = None
         if judgement.skip_self:
-            own = whole[local, judgement.queries[queries]]
+            asked = judgement.queries[queries]
+            own = whole[local, asked]
+            if judgement.gallery is not None:  # NaN reaches no level
+                own = np.where(np.isin(asked, judgement.gallery), own, np.nan)
         if judgement.every:
             self._count_every(part, level, own, window, queries)
             return
@@ -184,17 +189,17 @@ class _ByColumn(_Counter):
         self.found = np.empty(len(owner))
         self.level: Array = np.empty(0)
 
-    def collect(self, tiles: _Tiles, strip: slice) -> None:
-        """Score the tiles of a strip that hold fitting pairs, and keep the pairs' scores."""
+    def starts(self, strip: slice, block: int) -> list[int]:
+        """Columns at which those tiles of a strip begin that hold fitting pairs."""
+        numbers = np.unique(self.columns[span(self.rows, strip)] // block)
+        return [int(number) * block for number in numbers]
+
+    def collect(self, tile: Array, strip: slice, start: int) -> None:
+        """Keep the scores of the fitting pairs in a tile."""
         mine = span(self.rows, strip)
-        columns, places = self.columns[mine], self.order[mine]
-        for number in np.unique(columns // tiles.block):
-            inside = columns // tiles.block == number
-            start = int(number) * tiles.block
-            tile = tiles.tile(strip, start)
-            self.found[places[inside]] = tile[
-                self.rows[mine][inside] - strip.start, columns[inside] - start
-            ]
+        rows, columns = self.rows[mine] - strip.start, self.columns[mine] - start
+        inside = (columns >= 0) & (columns < tile.shape[1])
+        self.found[self.order[mine][inside]] = tile[rows[inside], columns[inside]]
 
     def settle(self) -> None:
         """Fix the scores to beat, once all are there."""
@@ -222,7 +227,8 @@ class _ByColumn(_Counter):
 def slack(scores: Array) -> Array:
     """What a negative must reach to draw level with these scores, in float64."""
     scores = scores.astype(np.float64)
-    return np.where(np.isfinite(scores), scores - TIE * np.abs(scores), scores)
+    finite = np.where(np.isfinite(scores), scores, 0.0)
+    return np.where(np.isfinite(scores), finite - TIE * np.abs(finite), scores)
 
 
 def at_least(level: Array, dtype: np.dtype[np.floating]) -> Array:
