@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from divse.search.manifest import GalleryError
     from divse.search.reports import SearchPlan, SearchReport, SearchResult
     from divse.search.searcher import Searcher
+    from divse.search.tuned_file import Tuned
+    from divse.search.tuning import tune
 
 _LAZY = {
     "Gallery": "divse.search.gallery",
@@ -26,7 +28,9 @@ _LAZY = {
     "SearchReport": "divse.search.reports",
     "SearchResult": "divse.search.reports",
     "Searcher": "divse.search.searcher",
+    "Tuned": "divse.search.tuned_file",
     "explain_hits": "divse.search.explanation",
+    "tune": "divse.search.tuning",
 }
 
 __all__ = [
@@ -37,7 +41,9 @@ __all__ = [
     "SearchReport",
     "SearchResult",
     "Searcher",
+    "Tuned",
     "explain_hits",
+    "tune",
 ]
 
 

@@ -8,9 +8,9 @@ exactly. A query is done when
             only an index that compares with all elements gives one);
     stable  two rounds in a row had the same answer, or the last round is over.
 
-A depth that the caller names is one round. Whatever the settings, a query for which too few sets
-were proposed is asked again, deeper, so no answer is short. Where the next round would look at so
-many elements that a scan costs less, the queries that are left are answered by the scan.
+With settings that the caller names it is one round. Whatever the settings, a query for which too
+few sets were proposed is asked again, deeper, so no answer is short. Where the next round would
+look at so many elements that a scan costs less, the scan answers the queries that are left.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from divse.search.rerank import rerank
 from divse.search.scans import run_exact
 
 DEPTH = 100  # nearest elements of each query element, in the first round; then
-DEEPER = 3  # times as many as in the round before,
+DEEPER = 2  # times as many as in the round before,
 MOST_ROUNDS = 3  # so often
-PROBED_SHARE = 16  # one in so many clusters is looked into at first, and later
-WIDER = 3  # times as many
+PROBED_SHARE = 32  # one in so many clusters is looked into at first, and later
+WIDER = 4  # times as many
 LEAST_PROBED = 8  # clusters
 SCANNED_FROM = 8  # a depth of one in so many elements: comparing with all of them costs less
 
@@ -49,9 +49,10 @@ class Effort:
 
 
 def first_effort(index: ElementIndex, depth: int | None, probe: int | None) -> Effort:
-    """Return what the first round does; settings that are given are not changed by later ones."""
+    """Return what the first round does; where settings are given it is the only one."""
     usual = max(LEAST_PROBED, index.lists // PROBED_SHARE)
-    return Effort(depth or DEPTH, probe or usual, MOST_ROUNDS if depth is None else 1)
+    given = depth is not None or probe is not None
+    return Effort(depth or DEPTH, probe or usual, 1 if given else MOST_ROUNDS)
 
 
 def run_prefilter(

@@ -12,6 +12,7 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -59,7 +60,7 @@ class ElementIndex:
     shards: tuple[Shard, ...]
     spec: str
 
-    @property
+    @cached_property
     def lists(self) -> int:
         """Clusters of the inverted file, 1 if it has none."""
         return max(lists(shard.index) for shard in self.shards)

@@ -23,6 +23,7 @@ VERSION = 1
 REMOVED = "removed"  # some segment has removed sets
 KNOWN_FEATURES = frozenset({REMOVED})
 FILE_NAME = "manifest.json"
+TUNED = "tuned.json"  # measurements beside the gallery, which the manifest does not name
 DTYPES = ("float16", "float32")
 LAYOUTS = ("uniform", "ragged")
 ID_TYPES = ("int64", "string")

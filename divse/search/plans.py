@@ -5,29 +5,53 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from divse.search.element_index import has_faiss
+from divse.search.scan import Scoring
 from divse.search.snapshot import Snapshot
 
 PLANS = ("auto", "exact", "certified", "prefilter")
 CERTIFIED_FROM = 4_000_000  # stored numbers to search: below, a plain scan takes a millisecond
 EXACT_UP_TO = 200_000_000  # and up to here some ten, by codes
 BRUTE_FORCE = 16_000_000  # numbers of the sets that pass a filter: below, no index is faster
+UNFILTERED = 2  # measurements hold where a filter leaves one in so many sets, or more
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What decides between plans.
-
-    `survivors` sets pass the filter (all without one). `why_not_certified` is why codes cannot
-    serve, if they cannot; `indexed`: an element index is open or stored.
-    """
+    """What a caller asks of a search, beside the queries and filters."""
 
     plan: str
     depth: int | None
+    probe: int | None
+    topk: int
+    scoring: Scoring
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A plan with its settings, which `tune` found to be the cheapest."""
+
+    plan: str
+    depth: int | None
+    probe: int | None
+    why: str
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a choice depends on beside what was asked.
+
+    `survivors` sets pass the filter (all without one). `why_not_certified` is why codes cannot
+    serve, if they cannot; `indexed`: an element index is open or stored; `tuned` is a stored
+    measurement, `note` why there is none that could be used.
+    """
+
     snapshot: Snapshot
     survivors: int
     device: str
     why_not_certified: str | None
     indexed: bool
+    tuned: Setting | None
+    note: str | None
 
     @property
     def numbers(self) -> int:
@@ -56,38 +80,58 @@ def is_large(gallery: Snapshot) -> bool:
     return gallery.manifest.elements * gallery.dim > EXACT_UP_TO
 
 
-def check_plan(plan: str, depth: int | None) -> None:
+def check_asked(asked: Asked) -> None:
     """Refuse plans that are none and settings that are not theirs."""
-    if plan not in PLANS:
-        raise ValueError(f"plan: got {plan!r}, expected one of {', '.join(PLANS)}")
-    if plan in ("exact", "certified") and depth is not None:
-        raise ValueError("depth is of plan='prefilter': leave it, or change the plan")
-    if depth is not None and depth < 1:
-        raise ValueError(f"depth: got {depth}, expected at least 1")
+    if asked.plan not in PLANS:
+        raise ValueError(f"plan: got {asked.plan!r}, expected one of {', '.join(PLANS)}")
+    for name, value in (("depth", asked.depth), ("probe", asked.probe)):
+        if value is None:
+            continue
+        if asked.plan in ("exact", "certified"):
+            raise ValueError(f"{name} is of plan='prefilter': leave it, or change the plan")
+        if value < 1:
+            raise ValueError(f"{name}: got {value}, expected at least 1")
 
 
-def choose(asked: Asked) -> Choice:
+def choose(asked: Asked, facts: Facts) -> Choice:
     """Return the plan to take; a named one is taken as it is."""
-    if asked.plan != "auto" or asked.depth is not None:
-        why = "as asked" if asked.plan != "auto" else "a depth is given"
-        plan = asked.plan if asked.plan != "auto" else "prefilter"
-        filtered = asked.survivors < len(asked.snapshot)
-        brute = plan == "prefilter" and filtered and asked.numbers <= BRUTE_FORCE
-        return Choice(plan, why, asked.depth, brute=brute)
-    size = f"{asked.numbers:,} numbers"
-    if asked.numbers > EXACT_UP_TO:
-        if asked.indexed and has_faiss():
-            return Choice("prefilter", f"{size} are many")
-        missing = "no index is stored in the gallery" if has_faiss() else "faiss is not installed"
-        return _scan(asked, f"{size} are many, but {missing}")
-    few = "few" if asked.numbers <= CERTIFIED_FROM else "not many"
-    return _scan(asked, f"{size} are {few}")
+    given = asked.depth is not None or asked.probe is not None
+    if asked.plan != "auto" or given:
+        plan = "prefilter" if asked.plan == "auto" else asked.plan
+        why = "its settings are given" if asked.plan == "auto" else "as asked"
+        brute = plan == "prefilter" and _few(facts)
+        if brute:
+            why += f"; {facts.survivors} sets pass the filter: they are scanned"
+        return Choice(plan, why, asked.depth, asked.probe, brute)
+    if facts.tuned is not None and facts.survivors * UNFILTERED >= len(facts.snapshot):
+        tuned = facts.tuned
+        return Choice(tuned.plan, tuned.why, tuned.depth, tuned.probe)
+    return _by_size(facts)
 
 
-def _scan(asked: Asked, why: str) -> Choice:
+def _few(facts: Facts) -> bool:
+    """Whether a filter leaves so few sets that scanning them beats any index."""
+    return facts.survivors < len(facts.snapshot) and facts.numbers <= BRUTE_FORCE
+
+
+def _by_size(facts: Facts) -> Choice:
+    note = facts.note
+    if facts.tuned is not None:
+        note = "measured without a filter, which leaves few sets here"
+    size = f"{facts.numbers:,} numbers"
+    if facts.numbers <= EXACT_UP_TO:
+        few = "few" if facts.numbers <= CERTIFIED_FROM else "not many"
+        return _scan(facts, f"{size} are {few}", note)
+    if facts.indexed and has_faiss():
+        return Choice("prefilter", f"{size} are many", note=note)
+    missing = "no index is stored in the gallery" if has_faiss() else "faiss is not installed"
+    return _scan(facts, f"{size} are many, but {missing}", note)
+
+
+def _scan(facts: Facts, why: str, note: str | None) -> Choice:
     """A scan of all sets that pass: by codes where they serve and save time, else plainly."""
-    if asked.numbers <= CERTIFIED_FROM or asked.device != "cpu":
-        return Choice("exact", why)
-    if asked.why_not_certified is not None:
-        return Choice("exact", f"{why}; {asked.why_not_certified}")
-    return Choice("certified", f"{why}, and codes are stored")
+    if facts.numbers <= CERTIFIED_FROM or facts.device != "cpu":
+        return Choice("exact", why, note=note)
+    if facts.why_not_certified is not None:
+        return Choice("exact", f"{why}; {facts.why_not_certified}", note=note)
+    return Choice("certified", f"{why}, and codes are stored", note=note)

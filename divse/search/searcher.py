@@ -22,20 +22,19 @@ import numpy as np
 import torch
 
 from divse.search.adaptive import run_prefilter
+from divse.search.backend import Backend
 from divse.search.element_index import ElementIndex, index_spec
 from divse.search.filters import Selection, select
 from divse.search.gallery import Gallery
 from divse.search.index_files import has_index
-from divse.search.plans import Asked, Choice, check_plan, choose, is_large
+from divse.search.plans import Asked, Choice, Facts, check_asked, choose, is_large
 from divse.search.prefilter import open_prefilter
 from divse.search.reports import SearchPlan, SearchReport, SearchResult, Work
 from divse.search.request import Found, Request, none_left
-from divse.search.resident import Resident, fits, load
 from divse.search.scan import Scoring
 from divse.search.scans import run_certified, run_exact
-from divse.search.stored_scan import why_not_certified
+from divse.search.tuned_file import TunedFile
 from divse.sets import Array, EmbeddingSets
-from divse.similarity.api import explain as explain_impl
 from divse.similarity.table import get_similarity
 from divse.similarity.topk import TopK
 
@@ -70,8 +69,8 @@ class Searcher:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.last: SearchReport | None = None
         self._progress = progress
-        self._may_reside = fits(self.gallery, self.device) if resident is None else resident
-        self._resident: Resident | None = None
+        self._backend = Backend(self.gallery, self.device, resident)
+        self._tuned = TunedFile(self.gallery, self.device)
         self._index: ElementIndex | None = None
         self._filter: tuple[str, Selection] | None = None  # of the last condition
 
@@ -84,6 +83,7 @@ class Searcher:
         *,
         where: str | None = None,
         allowed: Ids | None = None,
+        probe: int | None = None,
         similarity: str = "smooth_chamfer",
         alpha: float = 16.0,
         log_mean: bool = False,
@@ -93,14 +93,16 @@ class Searcher:
         """Find the `topk` best sets for each of the queries (B, K, D).
 
         `plan` is one of "auto", "exact", "certified" and "prefilter"; `depth` is the number of
-        nearest elements that the prefilter looks up for each query element. `where` is a condition
+        nearest elements that the prefilter looks up for each query element, `probe` the number of
+        clusters of its index that it looks into. `where` is a condition
         over the gallery's columns and `id`, such as "year >= 2010 and label in ('cat', 'dog')"
         (needs duckdb), `allowed` an array of ids: only sets that pass both are found, and results
         have min(topk, sets that pass) columns. `similarity`, `alpha`, `log_mean`, `impl` and
         `parameters` as in `divse.score`. Equal scores come in the order of position.
         """
         scoring = Scoring(similarity, alpha, log_mean, impl, parameters)
-        found = self._find(queries, topk, plan, depth, where, allowed, scoring)
+        asked = Asked(plan, depth, probe, topk, scoring)
+        found = self._find(queries, asked, where, allowed)
         return SearchResult(found.scores, self.gallery.take_ids(found.positions), found.certified)
 
     def search_positions(
@@ -113,10 +115,11 @@ class Searcher:
         *,
         where: str | None = None,
         allowed: Ids | None = None,
+        probe: int | None = None,
     ) -> TopK:
         """Search like `search`, but return positions in the gallery (B, topk) in place of ids."""
-        scoring = scoring or Scoring()
-        found = self._find(queries, topk, plan, depth, where, allowed, scoring)
+        asked = Asked(plan, depth, probe, topk, scoring or Scoring())
+        found = self._find(queries, asked, where, allowed)
         return TopK(found.scores, found.positions)
 
     def explain(
@@ -126,21 +129,26 @@ class Searcher:
         *,
         where: str | None = None,
         allowed: Ids | None = None,
+        probe: int | None = None,
         topk: int = 10,
         similarity: str = "smooth_chamfer",
+        alpha: float = 16.0,
+        log_mean: bool = False,
         impl: str = "auto",
     ) -> SearchPlan:
         """Say what `search` does with these arguments, without searching; filters are applied."""
-        check_plan(plan, depth)
+        scoring = Scoring(similarity, alpha, log_mean, impl)
+        asked = Asked(plan, depth, probe, topk, scoring)
+        check_asked(asked)
         selection = self._select(where, allowed)
-        choice = self._choose(plan, depth, topk, selection, Scoring(similarity, impl=impl))
+        choice = choose(asked, self._facts(selection, asked))
         scans = choice.plan != "prefilter" or choice.brute
         manifest = self.gallery.manifest
         spec = index_spec(manifest.elements, manifest.dim)
         return SearchPlan(
             plan=choice.plan,
             why=choice.why,
-            impl=self._impl(similarity, impl),
+            impl=self._backend.name(scoring),
             sets=len(self.gallery),
             elements=manifest.elements,
             certified=scans,
@@ -155,43 +163,44 @@ class Searcher:
     def _find(
         self,
         queries: EmbeddingSets | Array,
-        topk: int,
-        plan: str,
-        depth: int | None,
+        asked: Asked,
         where: str | None,
         allowed: Ids | None,
-        scoring: Scoring,
     ) -> Found:
         """The best positions of each query; what was done is noted in `last`."""
         sets = queries if isinstance(queries, EmbeddingSets) else EmbeddingSets.of(queries)
-        self._check(sets, topk)
-        check_plan(plan, depth)
-        get_similarity(scoring.similarity)
-        work = Work(impl=self._impl(scoring.similarity, scoring.impl))
+        self._check(sets, asked.topk)
+        check_asked(asked)
+        get_similarity(asked.scoring.similarity)
+        work = Work(impl=self._backend.name(asked.scoring))
         with work.timed("filter"):
             selection = self._select(where, allowed)
-        choice = self._choose(plan, depth, topk, selection, scoring)
-        left = len(self.gallery) if selection is None else selection.count
+        facts = self._facts(selection, asked)
+        choice = choose(asked, facts)
+        if choice.plan == "certified" and facts.why_not_certified is not None:
+            raise ValueError(
+                f"plan='certified' cannot serve this search: {facts.why_not_certified}"
+            )
+        with work.timed("load"):
+            told = self._tell("load", len(self.gallery))
+            resident = self._backend.resident(choice.plan, asked.scoring, told)
         request = Request(
             self.gallery,
             sets.numpy() if self.device.type == "cpu" else sets,
-            min(topk, left),
-            scoring,
+            min(asked.topk, facts.survivors),
+            asked.scoring,
             selection,
             self.device,
-            self._on_device(choice, scoring, work) if left else None,
+            resident,
             self._tell,
             work,
         )
-        found = self._run(request, choice) if left else none_left(sets)
+        found = self._run(request, choice) if facts.survivors else none_left(sets)
         self._report(request, choice, found)
         return found
 
     def _run(self, request: Request, choice: Choice) -> Found:
         if choice.plan == "certified":
-            reason = self._why_not_certified(request.scoring)
-            if reason is not None:
-                raise ValueError(f"plan='certified' cannot serve this search: {reason}")
             return run_certified(request)
         if choice.plan == "exact" or choice.brute:
             return run_exact(request)
@@ -201,25 +210,16 @@ class Searcher:
                 self._index = open_prefilter(self.gallery, told)
         return run_prefilter(request, self._index, choice.depth, choice.probe)
 
-    def _choose(
-        self,
-        plan: str,
-        depth: int | None,
-        topk: int,
-        selection: Selection | None,
-        scoring: Scoring,
-    ) -> Choice:
-        """The plan to take and the reason."""
-        asked = Asked(
-            plan,
-            depth,
+    def _facts(self, selection: Selection | None, asked: Asked) -> Facts:
+        """What the choice of a plan depends on beside the arguments."""
+        return Facts(
             self.gallery,
             len(self.gallery) if selection is None else selection.count,
             self.device.type,
-            self._why_not_certified(scoring),
+            self._backend.why_not_certified(asked.scoring),
             self._index is not None or has_index(self.gallery),
+            *self._tuned.setting(asked),
         )
-        return choose(asked)
 
     def _select(self, where: str | None, allowed: Ids | None) -> Selection | None:
         """What the filters leave; the last condition is remembered, as batches repeat it."""
@@ -230,41 +230,6 @@ class Searcher:
             assert selection is not None
             self._filter = (where, selection)
         return self._filter[1]
-
-    def _why_not_certified(self, scoring: Scoring) -> str | None:
-        """Why the plan "certified" cannot serve, or None."""
-        if scoring.impl == "reference":
-            return "impl='reference' has no certified scan: it scores every set"
-        if not self._by_triton(scoring):
-            return why_not_certified(self.gallery, scoring.similarity)
-        reason = why_not_certified(self.gallery, scoring.similarity, "triton")
-        if reason is None and self.device.type == "cuda" and not self._may_reside:
-            return f"the gallery is not resident in the memory of {self.device}: plan='exact'"
-        return reason
-
-    def _by_triton(self, scoring: Scoring) -> bool:
-        """Whether the Triton kernels do the certified scan."""
-        if scoring.impl == "auto":
-            return self.device.type != "cpu"
-        return scoring.impl == "triton"
-
-    def _on_device(self, choice: Choice, scoring: Scoring, work: Work) -> Resident | None:
-        """The gallery in the device's memory, copied there at the first use, or None."""
-        certified = choice.plan == "certified" and self._by_triton(scoring)
-        certified = certified and self._why_not_certified(scoring) is None
-        if not (certified or (self.device.type != "cpu" and self._may_reside)):
-            return None
-        if self._resident is None:
-            with work.timed("load"):
-                told = self._tell("load", len(self.gallery))
-                self._resident = load(self.gallery, self.device, told)
-        return self._resident
-
-    def _impl(self, similarity: str, impl: str) -> str:
-        kind = getattr(torch, self.gallery.manifest.dtype)
-        shape = (1, max(1, self.gallery.k), self.gallery.dim)
-        one = EmbeddingSets(torch.ones(shape, dtype=kind, device=self.device))
-        return str(explain_impl(one, one, similarity, operation="search", impl=impl))
 
     def _report(self, request: Request, choice: Choice, found: Found) -> None:
         work, queries = request.work, len(request.queries)

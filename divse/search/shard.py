@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,6 +20,9 @@ from divse.search.segment import Segment
 
 def import_faiss() -> ModuleType:
     """Import faiss; ImportError says what to do without it."""
+    loaded = sys.modules.get("faiss")
+    if loaded is not None:
+        return loaded
     try:
         with warnings.catch_warnings():  # its SWIG layer warns about itself on new Pythons
             warnings.simplefilter("ignore", DeprecationWarning)

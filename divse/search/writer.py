@@ -23,6 +23,7 @@ from divse.search.manifest import (
     FILE_NAME,
     INDEX_NAME,
     SEGMENT_NAME,
+    TUNED,
     FileEntry,
     GalleryError,
     Manifest,
@@ -155,7 +156,7 @@ def check_target(folder: Path, overwrite: bool) -> Manifest | None:
 
 def _is_ours(name: str) -> bool:
     """Whether only a writer of galleries makes files of this name."""
-    temporary = name.startswith(f".{FILE_NAME}.") or name == LOCK_NAME
+    temporary = name.startswith((f".{FILE_NAME}.", f".{TUNED}.")) or name == LOCK_NAME
     return temporary or bool(SEGMENT_NAME.fullmatch(name) or INDEX_NAME.fullmatch(name))
 
 
