@@ -140,6 +140,19 @@ def test_pictures_may_lie_elsewhere(tmp_path):
             r"images\[0\]: unknown split 'x'",
         ),
         ('{"images": []}', "no pictures with captions in split 'val'"),
+        ('{"images": ["a"]}', r"images\[0\]: no 'filename'"),
+        (
+            '{"images": [{"filename": 3, "split": "val", "sentences": []}]}',
+            "'filename' must be text, got 3",
+        ),
+        (
+            '{"images": [{"filename": "a", "split": "val", "sentences": null}]}',
+            "'sentences' must be a list, got None",
+        ),
+        (
+            '{"images": [{"filename": "a", "split": "val", "sentences": [{"raw": null}]}]}',
+            "a sentence without text 'raw'",
+        ),
     ],
 )
 def test_broken_split_files_are_refused(tmp_path, content, message):
@@ -191,6 +204,29 @@ def test_broken_regions_are_refused(tmp_path, features, captions, message):
         DATASETS["regions"]("val", path=tmp_path)
 
 
+def test_regions_that_are_no_numbers_are_named(tmp_path):
+    features = np.ones((2, 3, 2), np.float32)
+    features[1, 2] = np.nan
+    write_regions(tmp_path, features, map(str, range(10)))
+    data = DATASETS["regions"]("val", path=tmp_path)
+    assert data.features(0).shape == (3, 2)
+    with pytest.raises(ValueError, match=r"/val: the features of picture 1 hold numbers that are"):
+        data.features(1)
+
+
+def test_files_of_nothing_and_of_other_encodings_are_named(tmp_path):
+    write_regions(tmp_path, np.ones((1, 1, 2), np.float32), list("abcde"))
+    (tmp_path / "dev_caps.txt").write_bytes("café\n".encode("latin-1") * 5)
+    with pytest.raises(ValueError, match=r"dev_caps.txt is not UTF-8"):
+        DATASETS["regions"]("val", path=tmp_path)
+    (tmp_path / "dev_ims.npy").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"dev_ims.npy cannot be memory-mapped"):
+        DATASETS["regions"]("val", path=tmp_path)
+    (tmp_path / "captions.csv").write_bytes("image,caption\na.jpg,café\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"captions.csv is not UTF-8"):
+        DATASETS["captions"]("val", path=tmp_path / "captions.csv")
+
+
 def test_ids_that_do_not_fit_are_noticed_and_not_needed(tmp_path):
     write_regions(tmp_path, np.ones((2, 1, 2), np.float32), map(str, range(10)))
     layouts.write_lines(tmp_path / "dev_ids.txt", [7, 8, 9])
@@ -216,7 +252,9 @@ def test_a_look_at_tsv_files_converts_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda text: text[:-9000], "cannot be read|cut short"),
+        (lambda text: text[:-9000], "cannot be features of b'1' boxes; is the file cut short"),
+        (lambda text: text.rstrip()[:-4], "cannot be features of b'1' boxes"),
+        (lambda text: text.replace("\t480\t6\t", "\t480\t0\t"), "features of b'0' boxes"),
         (lambda text: "\t480\t".join(text.rsplit("\t640\t480\t", 1)), "line 6: expected the 6"),
         (lambda text: text.split("\n", 1)[1], "1 of 6 pictures of train are in none"),
     ],
@@ -227,6 +265,17 @@ def test_broken_tsv_files_are_refused(tmp_path, damage, message):
     file.write_text(damage(file.read_text()))
     with pytest.raises(ValueError, match=message):
         DATASETS[name]("train", path=folder)
+
+
+def test_a_look_at_tsv_files_sees_a_line_cut_short(tmp_path):
+    name, folder = layouts.write("butd", tmp_path)
+    file = folder / "karpathy_train_resnet101_faster_rcnn_genome.tsv.1"
+    whole = file.read_bytes()
+    file.write_bytes(whole.replace(b"\n", b"\r\n") + b"\n")  # as Windows writes it, a blank line
+    assert len(DATASETS[name]("train", path=folder, convert=False)) == PICTURES["train"]
+    file.write_bytes(whole[:-4000])
+    with pytest.raises(ValueError, match="line 6: .* is the file cut short"):
+        DATASETS[name]("train", path=folder, convert=False)
 
 
 def test_ids_of_other_files_are_refused(tmp_path):

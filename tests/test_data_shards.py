@@ -158,6 +158,20 @@ def test_shards_that_cannot_be_read_are_named(tmp_path):
         web("train", path=tmp_path / "b")
 
 
+@pytest.mark.parametrize("at", ["member", "header", "data", "end"])
+def test_shards_that_were_cut_short_are_refused(tmp_path, at):
+    """tarfile itself says nothing where a file stops before or in a member's header."""
+    _, folder = layouts.write("webdataset", tmp_path)
+    file = folder / "flickr-val-000000.tar"
+    with tarfile.open(file) as tar:
+        last = tar.getmembers()[-1]
+    end = last.offset_data + (last.size + 511) // 512 * 512
+    size = {"member": last.offset, "header": last.offset + 100, "data": end - 512, "end": end}[at]
+    file.write_bytes(file.read_bytes()[:size])
+    with pytest.raises(ValueError, match=r"flickr-val-000000.tar is cut short"):
+        web("val", path=folder)
+
+
 def test_a_folder_that_cannot_be_written_is_read(tmp_path, monkeypatch):
     _, folder = layouts.write("webdataset", tmp_path)
     monkeypatch.setattr(os, "access", lambda *a: False)

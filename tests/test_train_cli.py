@@ -206,6 +206,7 @@ def test_the_captions_preset_on_frozen_encoders(tmp_path, capsys):
         (["--text.projection", "none", "--text.hidden", "8", "--text.vectors", "x"], "no file at"),
         (["--train.sync_batchnorm", "true"], "works on CUDA devices alone"),
         (["--train.compile", "indctor"], "did you mean inductor?"),
+        (["--out", __file__ + "/run"], "cannot be made: Not a directory"),
     ],
 )
 def test_missing_things_end_with_a_sentence(tmp_path, words, message):

@@ -126,15 +126,28 @@ def _lines(files: list[Path]) -> Iterator[tuple[str, list[bytes]]]:
         for file in files:
             with file.open("rb") as lines:
                 for number, line in enumerate(lines, start=1):
-                    cells = line.rstrip(b"\r\n").split(b"\t")
-                    where = f"{file}, line {number}"
-                    if len(cells) != len(FIELDS):
-                        raise ValueError(
-                            f"{where}: expected the {len(FIELDS)} fields {', '.join(FIELDS)}, "
-                            f"got {len(cells)}; is the file cut short?"
-                        )
-                    yield where, cells
                     bar.update(len(line))
+                    if line.strip():
+                        where = f"{file}, line {number}"
+                        yield where, _fields(where, line)
+
+
+def _fields(where: str, line: bytes) -> list[bytes]:
+    """Fields of a line, the last of a length that can be features of its boxes."""
+    cells = line.rstrip(b"\r\n").split(b"\t")
+    if len(cells) != len(FIELDS):
+        raise ValueError(
+            f"{where}: expected the {len(FIELDS)} fields {', '.join(FIELDS)}, "
+            f"got {len(cells)}; is the file cut short?"
+        )
+    count, text = int(cells[3]) if cells[3].isdigit() else 0, cells[5]
+    size = len(text) // 4 * 3 - text[-2:].count(b"=")
+    if not count or not size or len(text) % 4 or size % (4 * count):
+        raise ValueError(
+            f"{where}: {len(text)} characters cannot be features of {cells[3]!r} boxes; "
+            "is the file cut short?"
+        )
+    return cells
 
 
 def _is_regions(file: Path) -> bool:

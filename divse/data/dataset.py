@@ -117,7 +117,13 @@ class ImageTextData:
                 f"{self.name}/{self.split} holds pictures, not features of regions: take an image "
                 "encoder that reads pixels, or data with precomputed regions"
             )
-        return np.asarray(self.read_features(index), dtype=np.float32)
+        features = np.asarray(self.read_features(index), dtype=np.float32)
+        if not np.isfinite(features).all():
+            raise ValueError(
+                f"{self.name}/{self.split}: the features of picture {self.image_ids[index]} hold "
+                "numbers that are not finite; are they written whole?"
+            )
+        return features
 
     @cached_property
     def feature_dim(self) -> int:

@@ -85,7 +85,10 @@ def read_json(path: Path) -> Any:
 
 def read_lines(path: Path) -> list[str]:
     """Lines of a text file, without their ends; a last empty one does not count."""
-    text = path.read_text(encoding="utf-8-sig")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 ({error}): convert it") from None
     return [line.strip() for line in text.rstrip("\r\n").split("\n")]
 
 

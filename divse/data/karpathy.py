@@ -74,9 +74,7 @@ def read_split(file: Path, split: str) -> list[dict[str, Any]]:
         raise ValueError(f"{file} is no Karpathy split file: it has no list called images")
     chosen = []
     for number, record in enumerate(records):
-        for name in ("filename", "split", "sentences"):
-            if name not in record:
-                raise ValueError(f"{file}, images[{number}]: no {name!r}")
+        check_record(f"{file}, images[{number}]", record)
         if record["split"] not in SPLIT_NAMES:
             raise ValueError(f"{file}, images[{number}]: unknown split {record['split']!r}")
         if SPLIT_NAMES[record["split"]] == split and captions(record):
@@ -84,6 +82,19 @@ def read_split(file: Path, split: str) -> list[dict[str, Any]]:
     if not chosen:
         raise ValueError(f"{file} has no pictures with captions in split {split!r}")
     return chosen
+
+
+def check_record(where: str, record: Any) -> None:
+    """Refuse a record that lacks what is read of it, or has it in another form."""
+    forms = {"filename": (str, "text"), "split": (str, "text"), "sentences": (list, "a list")}
+    for name, (form, called) in forms.items():
+        if not isinstance(record, dict) or name not in record:
+            raise ValueError(f"{where}: no {name!r}")
+        if not isinstance(record[name], form):
+            raise ValueError(f"{where}: {name!r} must be {called}, got {record[name]!r:.80}")
+    for sentence in record["sentences"]:
+        if not isinstance(sentence, dict) or not isinstance(sentence.get("raw"), str):
+            raise ValueError(f"{where}: a sentence without text 'raw', {sentence!r:.80}")
 
 
 def captions(record: dict[str, Any]) -> list[str]:

@@ -91,7 +91,7 @@ def open_features(file: Path) -> NDArray[np.floating[Any]]:
     """Memory-map an array of features (I, R, C); one that holds objects is refused by numpy."""
     try:
         features: NDArray[np.floating[Any]] = np.load(file, mmap_mode="r", allow_pickle=False)
-    except ValueError as error:
+    except (ValueError, EOFError) as error:
         raise ValueError(f"{file} cannot be memory-mapped ({error}): is it whole?") from None
     if features.ndim != 3 or features.dtype.kind != "f" or not features.size:
         raise ValueError(

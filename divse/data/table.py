@@ -48,12 +48,19 @@ def read_rows(table: Path) -> Iterator[Row]:
     """Read every row of a table, by its suffix."""
     match table.suffix.lower():
         case ".jsonl":
-            return _jsonl(table)
+            return _decoded(table, _jsonl(table))
         case ".csv":
-            return _csv(table, ",")
+            return _decoded(table, _csv(table, ","))
         case ".tsv":
-            return _csv(table, "\t")
+            return _decoded(table, _csv(table, "\t"))
     return _parquet(table)
+
+
+def _decoded(table: Path, rows: Iterator[Row]) -> Iterator[Row]:
+    try:
+        yield from rows
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{table.name} is not UTF-8 ({error}): convert it") from None
 
 
 def _jsonl(table: Path) -> Iterator[Row]:

@@ -22,8 +22,9 @@ from divse.data.pictures import Picture, decode_picture
 from divse.data.shards import relative_files, require_series, split_in_path
 
 INDEX = "divse-index.json"
-VERSION = 1
+VERSION = 2
 PICTURES = (".jpg", ".jpeg", ".png", ".webp")
+BLOCK = 512  # of tar
 TEXTS = (".txt", ".caption", ".captions")
 Sample = dict[str, Any]  # key, shard, offset, size, captions, split (None: the shard's name says)
 
@@ -126,9 +127,21 @@ def scan(shard: Path, name: str) -> Iterator[Sample]:
                     yield from _complete(sample, key, name)
                     sample, key = {}, stem
                 sample |= _member(tar, member, ending, f"{shard}: {member.name}")
+            _require_end(shard, tar.offset)
     except tarfile.TarError as error:
         raise ValueError(f"{shard} cannot be read as tar: {error}") from None
     yield from _complete(sample, key, name)
+
+
+def _require_end(shard: Path, offset: int) -> None:
+    """Refuse a shard that stops between two members: tar files end with blocks of zeros."""
+    with shard.open("rb") as file:
+        file.seek(max(0, offset - BLOCK))  # tarfile stands before or behind the first of them
+        rest = file.read(2 * BLOCK)
+    if rest[-BLOCK:] != bytes(BLOCK):
+        raise ValueError(
+            f"{shard} is cut short, or was never closed by its writer: it has no end mark"
+        )
 
 
 def split_name(name: str) -> tuple[str, str]:

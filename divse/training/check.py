@@ -185,6 +185,20 @@ RANGES: dict[str, tuple[float, float]] = {
     "train.epochs": (0, 1 << 20),
     "train.sub_batch": (0, 1 << 20),
     "train.seed": (0, (1 << 63) - 1),
+    "train.threads": (0, 1 << 12),
+    "train.checkpoint_steps": (0, 1 << 40),
+    "data.min_count": (1, 1 << 30),
+    "text.word_dim": (1, 1 << 16),
+    "text.hidden": (1, 1 << 16),
+    "text.max_length": (1, 1 << 20),
+    "model.feedforward": (1, 64),
+    "loss.mmd": (0, 1e6),
+    "loss.diversity": (0, 1e6),
+    "loss.warmup_epochs": (0, 1 << 20),
+    "optim.warmup_epochs": (0, 1 << 20),
+    "optim.weight_decay": (0, 1e6),
+    "optim.image_scale": (0, 1e6),
+    "optim.text_scale": (0, 1e6),
 }
 
 

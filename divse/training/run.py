@@ -51,9 +51,12 @@ def prepare_run(config: Config, resume: bool = False) -> tuple[Path, torch.devic
 
 def open_folder(folder: Path, config: Config, resume: bool = False) -> None:
     """Make the run folder, once nothing that the run needs can be missing any more."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if not resume and distributed.rank() == 0:
-        write_json(folder / SETTINGS, config.to_dict())
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not resume and distributed.rank() == 0:
+            write_json(folder / SETTINGS, config.to_dict())
+    except OSError as error:
+        sys.exit(f"train.py: the run folder {folder} cannot be made: {error.strerror}")
 
 
 @contextmanager
