@@ -58,7 +58,10 @@ def read_cxc(folder: Path | None, corpus: Corpus, split: str) -> CxC:
     """Read the CSV files of a folder; without one, the fitting pairs of package eccv-caption."""
     if folder is None:
         of_images, of_captions = two_files(package_folder(), "cxc", corpus)
-        pairs = np.append(of_images[0], of_captions[1]), np.append(of_images[1], of_captions[0])
+        pairs = (
+            np.append(of_images.queries, of_captions.items),
+            np.append(of_images.items, of_captions.queries),
+        )
         note = "CxC: i2i, t2t and the rank correlations need the CSV files: --cxc FOLDER"
         return CxC(pairs, notes=[note])
     found: dict[str, Ratings] = {}

@@ -9,13 +9,25 @@ from __future__ import annotations
 import json
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from divse.evaluation.corpus import Corpus
-from divse.evaluation.judgement import Array
+from divse.evaluation.judgement import Array, Judgement
 
-Pairs = tuple[Array, Array]  # positions of queries and of what fits them, both (M,)
+LOST = 0.01  # share of ids that may be unknown before it must be other data
+
+
+class Pairs(NamedTuple):
+    """Positions of queries and of what fits them, both (M,).
+
+    lost: the query of each fitting item that is not in the corpus
+    """
+
+    queries: Array
+    items: Array
+    lost: Array
 
 
 def package_folder() -> Path:
@@ -42,8 +54,22 @@ def two_files(folder: Path, prefix: str, corpus: Corpus) -> tuple[Pairs, Pairs]:
     )
 
 
+def listed(captions: Pairs, images: Pairs, gallery: Array) -> tuple[Judgement, Judgement]:
+    """Judgements of pictures, whose captions compete within a gallery, and of captions."""
+    out = ~np.isin(captions.items, gallery)
+    lost = np.append(captions.lost, captions.queries[out])
+    return (
+        Judgement.of_pairs(*captions[:2], lost=lost, gallery=gallery, every=True),
+        Judgement.of_pairs(*images[:2], lost=images.lost, by_column=True, every=True),
+    )
+
+
 def read_pairs(file: Path, corpus: Corpus, query: str, item: str) -> Pairs:
-    """Positions of the pairs of a file {query id: [item ids]}; every id must be in the corpus."""
+    """Positions of the pairs of a file {query id: [item ids]}.
+
+    The corpus must have every query. A few items may be lost: the file of ECCV Caption names two
+    captions that are the sixth of their picture.
+    """
     if not file.is_file():
         raise FileNotFoundError(f"{file}: there is no such file of ground truth")
     try:
@@ -52,17 +78,20 @@ def read_pairs(file: Path, corpus: Corpus, query: str, item: str) -> Pairs:
         raise ValueError(f"{file}: expected JSON {{query id: [ids]}}: {error}") from None
     asked = np.repeat(list(content), [len(items) for items in content.values()])
     fits = np.concatenate([np.zeros(0, np.int64), *(np.array(v) for v in content.values())])
-    found = []
-    for kind, ids in ((query, asked), (item, fits)):
-        places, there = corpus.places(kind, ids)
-        if not there.all():
-            raise ValueError(
-                f"{file}: {int((~there).sum())} of {len(ids)} {kind} ids are not in {corpus.name} "
-                f"(first: {ids[~there][0]}); this ground truth is about all of COCO's test split "
-                "(5000 pictures, the first 5 captions of each)"
-            )
-        found.append(places)
-    return found[0], found[1]
+    queries = _known(file, query, asked, corpus, 0.0)
+    items, there = _known(file, item, fits, corpus, LOST)
+    return Pairs(queries[0][there], items[there], queries[0][~there])
+
+
+def _known(file: Path, kind: str, ids: Array, corpus: Corpus, lost: float) -> tuple[Array, Array]:
+    places, there = corpus.places(kind, ids)
+    if (~there).mean() > lost:
+        raise ValueError(
+            f"{file}: {int((~there).sum())} of {len(ids)} {kind} ids are not in {corpus.name} "
+            f"(first: {ids[~there][0]}); this ground truth is about all of COCO's test split "
+            "(5000 pictures, the first 5 captions of each)"
+        )
+    return places, there
 
 
 def _loaded(file: Path) -> dict[str, list[int]]:

@@ -75,10 +75,10 @@ def precisions(judgement: Judgement, ahead: Array) -> dict[str, Array]:
     R is the number of fitting items. R-Precision is their share among the first R places; AP@R is
     the mean over the first R places of the precision at each place that holds a fitting item.
     """
-    begin, total = judgement.offsets[:-1], judgement.counts
-    number = np.arange(1, len(ahead) + 1) - np.repeat(begin, total)  # items down to each one
+    begin, there, total = judgement.offsets[:-1], judgement.counts, judgement.sizes
+    number = np.arange(1, len(ahead) + 1) - np.repeat(begin, there)  # items down to each one
     place = ahead + number
-    hit = place <= np.repeat(total, total)
+    hit = place <= np.repeat(total, there)
     return {
         "map_at_r": np.add.reduceat(np.where(hit, number / place, 0.0), begin) / total,
         "r_precision": np.add.reduceat(hit.astype(np.float64), begin) / total,

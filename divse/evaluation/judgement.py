@@ -25,6 +25,7 @@ class Judgement:
     gallery: (G,) int64, increasing: the items that compete; None = all of them
     skip_self: query i and item i are one thing, which is no answer to itself
     every: the places of all fitting items are asked for, not only that of the best
+    lost: (Q,) int64 or None: fitting items that are not there to be found, but count in R
     """
 
     queries: Array
@@ -34,12 +35,16 @@ class Judgement:
     gallery: Array | None = None
     skip_self: bool = False
     every: bool = False
+    lost: Array | None = None
 
     @classmethod
-    def of_pairs(cls, queries: Any, items: Any, **options: Any) -> Judgement:
+    def of_pairs(
+        cls, queries: Any, items: Any, *, lost: Array | None = None, **options: Any
+    ) -> Judgement:
         """Build it of fitting pairs, both (M,), in any order; repeated pairs count once.
 
-        Pairs outside the gallery are left out, and so is every pair of a thing with itself.
+        Pairs outside the gallery are left out, and so is every pair of a thing with itself. `lost`
+        names the query of each fitting item that is not there.
         """
         asked = np.asarray(queries, np.int64)
         fits = np.asarray(items, np.int64)
@@ -51,7 +56,10 @@ class Judgement:
         width = int(fits.max(initial=0)) + 1
         pairs = np.unique(asked[keep] * width + fits[keep])
         judged, begin = np.unique(pairs // width, return_index=True)
-        return cls(judged, np.append(begin, len(pairs)), pairs % width, **options)
+        if lost is not None:
+            among = lost[np.isin(lost, judged)]
+            lost = np.bincount(np.searchsorted(judged, among), minlength=len(judged))
+        return cls(judged, np.append(begin, len(pairs)), pairs % width, lost=lost, **options)
 
     def __post_init__(self) -> None:
         """Refuse a judgement that cannot be measured."""
@@ -66,8 +74,13 @@ class Judgement:
 
     @property
     def counts(self) -> Array:
-        """(Q,): fitting items of each query, R of mAP@R and R-Precision."""
+        """(Q,): fitting items of each query that are there."""
         return np.diff(self.offsets)
+
+    @property
+    def sizes(self) -> Array:
+        """(Q,): all fitting items of each query, R of mAP@R and R-Precision."""
+        return self.counts if self.lost is None else self.counts + self.lost
 
     def check(self, shape: tuple[int, int]) -> None:
         """Refuse positions outside a score matrix of ``shape`` (rows, columns)."""

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from divse.evaluation.corpus import Corpus
-from divse.evaluation.eccv import two_files
+from divse.evaluation.eccv import listed, two_files
 from divse.evaluation.judgement import Array, Judgement, both_ways
 
 ZETAS = (0, 1, 2)
@@ -39,13 +39,7 @@ def read_plausible(
     if path.is_dir():
         if list(folds) != [None]:
             raise ValueError(f"{path}: these pairs are of all pictures; folds need class labels")
-        captions, images = two_files(path, "pm", corpus)
-        return [
-            (
-                Judgement.of_pairs(*captions, every=True),
-                Judgement.of_pairs(*images, by_column=True, every=True),
-            )
-        ]
+        return [listed(*two_files(path, "pm", corpus), gallery=corpus.first_captions())]
     labels = read_labels(path, corpus)
     labelled = np.flatnonzero(labels.any(axis=1))
     among = [labelled if fold is None else np.intersect1d(labelled, fold) for fold in folds]

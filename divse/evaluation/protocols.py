@@ -17,7 +17,7 @@ import numpy as np
 from divse.evaluation.corpus import Corpus
 from divse.evaluation.correlation import Rated, correlations
 from divse.evaluation.cxc import read_cxc
-from divse.evaluation.eccv import read_eccv
+from divse.evaluation.eccv import listed, read_eccv
 from divse.evaluation.figures import FULL, RECALLS, Figure, Part, mean_of, measure, with_rsum
 from divse.evaluation.judgement import Array, Judgement, both_ways
 from divse.evaluation.plausible import read_plausible
@@ -190,11 +190,8 @@ def cxc(corpus: Corpus, sources: Sources) -> Protocol:
 
 def eccv(corpus: Corpus, sources: Sources) -> Protocol:
     """ECCV Caption: mAP@R, R-Precision, R@1 against pairs that people have verified."""
-    captions, images = read_eccv(sources.eccv, corpus)
-    kept = corpus.first_captions()
-    i2t = Judgement.of_pairs(*captions, gallery=kept, every=True)
-    t2i = Judgement.of_pairs(*images, by_column=True, every=True)
-    return Protocol("eccv", "ECCV Caption", cross(corpus, (i2t, t2i), FULL))
+    judgements = listed(*read_eccv(sources.eccv, corpus), gallery=corpus.first_captions())
+    return Protocol("eccv", "ECCV Caption", cross(corpus, judgements, FULL))
 
 
 def pmrp(corpus: Corpus, sources: Sources) -> Protocol:
