@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from test_searcher import clustered, recall
+from searcher_cases import clustered, recall
 
 from divse.search.element_index import index_spec, lists
 from divse.search.gallery import Gallery
