@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -213,4 +214,25 @@ def test_statistics_of_ambiguity():
     others = BATCH - 1
     two, three = others / 99, 1 - (99 - others) * (98 - others) / (99 * 98)
     assert told["batch_ambiguity"] == pytest.approx((0 + two + three + 1) / 4, abs=1e-4)
-    assert statistics(load("test").relevance)["captions"] == 5 * PICTURES["test"]
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_the_page_says_what_is(level):
+    page = (Path(__file__).resolve().parents[1] / "docs" / "scenes.md").read_text()
+    options = SceneOptions.of(level)
+    assert f"| `{options.name}` | `{GOLDEN[options.name][:16]}` |" in page
+    told = statistics(load("test", level=level).relevance)
+    (row,) = re.findall(rf"^\| `{options.name}` .*\|.*\|.*\|.*\|$", page, re.MULTILINE)
+    quartiles = [
+        ", ".join(f"{q:g}" for q in told[f"fits_per_{side}"]) for side in ("caption", "picture")
+    ]
+    shares = [
+        f"{100 * told['fitting']:.2f}%",
+        *(f"{100 * told[name]:.1f}%" for name in ("alone", "batch_ambiguity")),
+    ]
+    assert all(figure in row for figure in (*quartiles, *shares)), row
+    fewest, most = options.objects
+    dials = f"| `{level}` | {fewest}-{most} | {options.detail} | {options.colours} |"
+    assert dials in page and all(
+        f"| {split} | {n} | {5 * n} |" in page for split, n in PICTURES.items()
+    )
