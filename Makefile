@@ -3,6 +3,7 @@
 #   make test    the whole test suite          make lint   ruff and mypy
 #   make sanitize  the C++ tests under ASan and UBSan (needs GCC)
 #   make bench   benches of this machine's CPU make sass   what the GPU kernels compile to (no GPU)
+#   make peers   environments of the engines that `make bench` compares searches with (6 GB)
 #   make gpu     on a machine with a GPU: its tests and benches, into $OUT (bench/gpu.py)
 #   make gpu-full PART=1    what takes longer, parts 1 to 6         make tune  autotune for its GPU
 PYTHON ?= python3
@@ -12,7 +13,7 @@ READY := $(VENV)/.ready
 WORKERS ?= 2
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test sanitize lint format bench sass gpu gpu-full tune clean
+.PHONY: demo test sanitize lint format bench peers sass gpu gpu-full tune clean
 
 $(READY): pyproject.toml $(wildcard csrc/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
@@ -41,8 +42,11 @@ format: $(READY)
 
 bench: $(READY)
 	$(BIN)/python bench/bench_score.py
-	$(BIN)/python bench/bench_search.py
+	$(BIN)/python bench/bench_search.py --sizes 10000 100000 --venvs $(VENV)-peers
 	$(BIN)/python bench/bench_cpu.py --sizes 10000 100000
+
+peers:
+	PYTHON=$(PYTHON) bench/peers/install.sh $(VENV)-peers
 
 sass: $(READY)
 	$(BIN)/python bench/sass.py

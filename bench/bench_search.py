@@ -1,196 +1,184 @@
-"""Top-10 search of a gallery of sets: plain numpy and torch, the exact scan, the prefilter.
+"""Search of sets: divse's plans against every other engine, on the same data, at equal recall.
 
-    numpy       all cosines, exp, sums, logs, argpartition: what one writes in an afternoon
-    torch       the same in torch (logsumexp, topk)
-    native      divse.search(impl="native"): fused scan and top-k, fp32 gallery in memory (CPU)
-    triton      divse.search(impl="triton") (GPU)
-    exact       Searcher, plan="exact": fp16 gallery on disk, memory-mapped
-    prefilter   Searcher, plan="prefilter", depth=200: FAISS over elements, exact scores after
+Each peer (the table PEERS in search_peers.py) runs in a process of its own, with the Python of its
+own virtual environment where it needs one (bench/peers/install.sh FOLDER makes them), all with the
+same number of threads on the same cores. It builds from a .npy file, then its settings are swept
+for the cheapest that finds 0.99 of the ten best sets, then a fresh process is timed and its memory
+taken. "smooth_chamfer" peers are held to the ten best by exact Smooth-Chamfer; "maxsim" peers to
+those by exact MaxSim, and the column SC recall says what their answers are worth in Smooth-Chamfer.
 
-Sets are clustered (each draws its elements around centres that it shares with other sets), queries
-are fresh draws around the centres of some gallery sets. Columns: served by (what the call counter
-saw), ms a query (median), x numpy, recall@10 against float64 on the fp32 sets, error of the
-returned scores against float64 scores of the same ids (of the stored fp16 values where the gallery
-holds those).
+Columns: recall@10, build s, disk MB (with the .npy file where it is read at search time), RSS MB
+(peak of the searching process beyond its imports, pages of mapped files included), ms (median of
+single queries), ms batched (a query, in batches of 32), x numpy (by
+numpy timed in turn with the peer). `reached`
+is "no" where no setting reaches the recall: then the row is the best recall that was reached.
+The method is described in docs/comparison.md.
 
-    python bench/bench_search.py [--sets 10000] [--queries 16] [--k 4] [--dim 256] [--json]
+Rows are kept in the work folder as they finish, and a run that is started again goes on there;
+--fresh measures again.
+
+    python bench/bench_search.py [--sizes N ...] [--runs RUN ...] [--venvs FOLDER] [--out [DIR]]
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
+import json
+import shutil
 import sys
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from harness import Verdict, gate, ratio, time_interleaved
-from report import Report, parser
+import growth
+from harness import Verdict
+from report import Report, parser, results_folder
+from search_cell import Cell, Yardstick
+from search_data import Data, clustered, of_run
+from search_peers import OUT_OF_TIME, PEERS, PeerError, PeerSpec
 
-import divse
-from divse.search.gallery import Gallery
-from divse.search.searcher import Searcher
-from divse.sets import EmbeddingSets
-from divse.similarity import calls
-
-ALPHA, TOPK, DEPTH = 16.0, 10, 200
-Array = np.ndarray[Any, Any]
-Found = tuple[Array, Array]  # scores (B, topk), ids (B, topk)
+SHAPES = ("4x256", "32x128")
+MOST_OF_LONG_SETS = 100_000  # sets of more than eight elements
+GOALS = {"divse certified": 5, "divse prefilter": 30}  # times faster than numpy at a million sets
+Row = dict[str, Any]
 
 
-def clustered(n: int, queries: int, k: int, dim: int, seed: int = 0) -> tuple[Array, Array]:
-    """Gallery (n, k, dim) and queries (queries, k, dim), fp32 unit vectors around shared centres.
+class Kept:
+    """Finished rows in the work folder, by data and peer."""
 
-    Two sets of one kind point to the same centres; noise is as strong as the centres themselves,
-    so that neighbours compete (mean best cosine of a query and its source about 0.5).
-    """
-    rng = np.random.default_rng(seed)
-    centres = unit(rng.standard_normal((max(8, n // 25), dim), dtype=np.float32))
-    kinds = rng.integers(0, len(centres), (n, k))
-    asked = rng.choice(n, queries, replace=queries > n)
+    def __init__(self, path: Path, fresh: bool) -> None:
+        self.path = path
+        self.rows: dict[str, Row] = {}
+        if path.exists() and not fresh:
+            self.rows = json.loads(path.read_text())
 
-    def draw(which: Array) -> Array:
-        noise = unit(rng.standard_normal((*which.shape, dim), dtype=np.float32))
-        return unit(centres[which] + noise)
-
-    return draw(kinds), draw(kinds[asked])
-
-
-def unit(x: Array) -> Array:
-    """Unit vectors along the last axis."""
-    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+    def add(self, key: str, verdict: Verdict | None, row: Row, origin: Row) -> None:
+        """Keep a row; on disk, unless the peer could not run at all."""
+        judged = None if verdict is None else asdict(verdict)
+        self.rows[key] = {"row": row, "verdict": judged, **origin}
+        whole = {k: v for k, v in self.rows.items() if "ms" in v["row"] or OUT_OF_TIME in str(v)}
+        self.path.write_text(json.dumps(whole, indent=1))
 
 
-def numpy_scores(queries: Array, gallery: Array) -> Array:
-    """Smooth-Chamfer (B, N) in plain numpy, in the inputs' precision."""
-    (b, k, d), (n, size, _) = queries.shape, gallery.shape
-    products = np.exp(ALPHA * (queries.reshape(-1, d) @ gallery.reshape(-1, d).T))
-    products = products.reshape(b, k, n, size)
-    rows, columns = np.log(products.sum(3)).mean(1), np.log(products.sum(1)).mean(2)
-    return (rows + columns) / (2 * ALPHA)
-
-
-def numpy_search(queries: Array, gallery: Array) -> Found:
-    """Top 10 by a full score matrix."""
-    scores = numpy_scores(queries, gallery)
-    some = np.argpartition(-scores, TOPK - 1, axis=1)[:, :TOPK]
-    order = np.argsort(-np.take_along_axis(scores, some, 1), axis=1, kind="stable")
-    ids = np.take_along_axis(some, order, 1)
-    return np.take_along_axis(scores, ids, 1), ids
-
-
-def torch_search(queries: torch.Tensor, gallery: torch.Tensor) -> Any:
-    """The same in torch."""
-    scores = divse.score(queries, gallery, alpha=ALPHA, unit_norm=False, impl="reference")
-    return torch.topk(scores, TOPK, dim=1)
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A search to time, and the gallery values that it really scores."""
-
-    call: Callable[[], Any]
-    stored: Array
-
-
-def variants(
-    queries: Array, gallery: Array, folder: str, device: torch.device
-) -> dict[str, Variant]:
-    """All searches that can run here."""
-    q, g = (torch.from_numpy(x).to(device) for x in (queries, gallery))
-    found = {
-        "numpy": Variant(partial(numpy_search, queries, gallery), gallery),
-        "torch": Variant(partial(torch_search, q, g), gallery),
-    }
-    impl = "triton" if device.type == "cuda" else "native"
-    fused = partial(divse.search, q, g, TOPK, alpha=ALPHA, unit_norm=False, impl=impl)
-    found[impl] = Variant(fused, gallery)
-    searcher = Searcher(Gallery.create(folder, EmbeddingSets(gallery)), device=device)
-    sets = EmbeddingSets(queries)
-    stored = gallery.astype(np.float16).astype(np.float32)
-    for plan, depth in (("exact", None), ("prefilter", DEPTH)):
-        call = partial(searcher.search, sets, TOPK, plan, depth, alpha=ALPHA)
-        found[plan] = Variant(call, stored)
+def galleries(args: argparse.Namespace) -> list[Data]:
+    """Data sets to search, made where they are missing; small ones first."""
+    found = []
+    for shape in args.shapes:
+        k, dim = map(int, shape.split("x"))
+        for sets in sorted(args.sizes):
+            if k <= 8 or sets <= MOST_OF_LONG_SETS:
+                found.append(clustered(args.work, sets, k, dim, args.queries))
+    for run in args.runs:
+        found += [of_run(args.work, run, sets, args.queries) for sets in sorted(args.run_sizes)]
     return found
 
 
-def judge(found: Found, queries: Array, stored: Array) -> Verdict:
-    """Gate: returned scores against float64 scores of the same ids; order must be descending."""
-    scores, ids = (torch.from_numpy(np.array(x)) for x in found)
-    candidates = torch.from_numpy(stored)[ids]  # (B, topk, K, D)
-    exact, plain = (
-        torch.stack(
-            [
-                divse.score(q[None], c, alpha=ALPHA, unit_norm=False, impl="reference")[0]
-                for q, c in zip(
-                    torch.from_numpy(queries).to(dtype), candidates.to(dtype), strict=True
-                )
-            ]
-        )
-        for dtype in (torch.float64, torch.float32)
-    )
-    if bool((scores.diff(dim=1) > 0).any()):
-        return Verdict(float("nan"), 0.0)
-    return gate(scores, exact, plain)
-
-
-def recall(ids: Array, truth: Array) -> float:
-    """Mean share of the true top 10 that was found."""
-    return float(
-        np.mean([len(np.intersect1d(a, b)) / TOPK for a, b in zip(ids, truth, strict=True)])
-    )
-
-
-def run(report: Report, args: argparse.Namespace, batch: int) -> None:
-    """All variants on one batch of queries."""
-    gallery, queries = clustered(args.sets, batch, args.k, args.dim)
-    truth = numpy_search(queries.astype(np.float64), gallery.astype(np.float64))[1]
-    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
-        searches, skipped = {}, {}
-        for name, variant in variants(queries, gallery, folder, report.device).items():
-            calls.clear()
+def search(
+    data: Data, report: Report, kept: Kept, specs: list[PeerSpec], yardstick: Yardstick
+) -> None:
+    """All peers on one data set."""
+    args, (sets, k, dim) = report.args, data.sets.shape
+    commit = report.environment["commit"]
+    for similarity in ("smooth_chamfer", "maxsim"):
+        data.tenth(similarity)
+    for i, spec in enumerate(specs):
+        head = {"data": data.name, "K": k, "D": dim, "N": sets, "peer": spec.name}
+        key = f"{data.folder.name} {spec.name} {args.recall} {args.threads}"
+        if key not in kept.rows:
+            verdict, row, versions = None, {}, {}
             try:
-                found = tuple(_host(x) for x in variant.call()[:2])
-            except (ValueError, ImportError) as error:
-                skipped[name] = str(error)
-                continue
-            served = ", ".join(sorted(calls))
-            verdict = judge(found, queries, variant.stored)
-            searches[name] = (variant, verdict, found[1], served)
-        green = {name: v.call for name, (v, verdict, *_) in searches.items() if verdict.green}
-        times = time_interleaved(green, report.device, seconds=args.seconds)
-    shape = f"{batch} x {args.sets:,} K={args.k} D={args.dim}"
-    for name, (_, verdict, ids, served) in searches.items():
-        speed = {}
-        if name in times:
-            speed["ms a query"] = statistics.median(times[name]) / batch
-            speed["x numpy"] = ratio(times, "numpy", name) if "numpy" in times else None
-        row = {"shape": shape, "variant": name, "served by": served} | speed
-        report.add(verdict, **row, **{"recall@10": recall(ids, truth)})
-    for name, why in skipped.items():
-        print(f"{shape}, {name} skipped: {why}", file=sys.stderr)
+                if (slow := too_slow(report.rows, head)) is not None:
+                    raise PeerError(f"not tried: {slow['note']} with {slow['N']:,} sets")
+                cell = Cell(spec, data, args)
+                verdict, row = cell.measure(yardstick)
+                versions = cell.intro["versions"]
+            except PeerError as error:
+                row = {"note": str(error)}
+            kept.add(key, verdict, row, {"versions": versions, "commit": commit})
+        if not any(later.build_name == spec.build_name for later in specs[i + 1 :]):
+            shutil.rmtree(data.folder / "built" / spec.build_name, ignore_errors=True)
+            (data.folder / "built" / f"{spec.build_name}.json").unlink(missing_ok=True)
+        known = kept.rows[key]
+        row = head | known["row"]
+        report.add(None if known["verdict"] is None else Verdict(**known["verdict"]), **row)
+        report.note(packages=report.environment.get("packages", {}) | known["versions"])
+        report.note(commits=sorted({row["commit"] for row in kept.rows.values()}))
+        print(" ".join(f"{name}={value}" for name, value in row.items()), file=sys.stderr)
 
 
-def _host(x: Any) -> Array:
-    return x.cpu().numpy() if isinstance(x, torch.Tensor) else np.asarray(x)
+def too_slow(rows: list[Row], head: Row) -> Row | None:
+    """The same peer's row on fewer sets of the kind, if it was out of time there."""
+    like = {name: head[name] for name in ("data", "K", "D", "peer")}
+    earlier = [row for row in rows if like.items() <= row.items()]
+    return next((row for row in earlier if OUT_OF_TIME in row.get("note", "")), None)
+
+
+def goals(rows: list[Row]) -> list[str]:
+    """What was aimed at, and whether it was reached."""
+    lines, fast = [], [row for row in rows if row.get("ms") and row["reached"] == "yes"]
+    keys = dict.fromkeys((r["data"], r["K"], r["D"], r["N"], r["similarity"]) for r in fast)
+    for key in keys:
+        there = [r for r in fast if (r["data"], r["K"], r["D"], r["N"], r["similarity"]) == key]
+        best = {
+            ours: [r for r in there if r["peer"].startswith("divse") == ours] for ours in (0, 1)
+        }
+        if best[0] and best[1]:
+            other, own = (max(best[ours], key=lambda row: row["x numpy"]) for ours in (0, 1))
+            times = own["x numpy"] / other["x numpy"]
+            lines.append(
+                f"{'reached' if times > 1 else 'MISSED'}: {key[0]} K={key[1]} D={key[2]} "
+                f"N={key[3]:,} {key[4]}: {own['peer']} is {times:.2f} x as fast as {other['peer']}"
+            )
+    for row in fast:
+        goal = GOALS.get(row["peer"])
+        if goal and row["N"] >= 1_000_000:
+            word = "reached" if row["x numpy"] >= goal else "MISSED"
+            lines.append(
+                f"{word}: {row['peer']} at {row['N']:,} sets is {row['x numpy']:.1f} x as fast as "
+                f"numpy (goal {goal}), {row['RSS MB']:,} MB resident, {row['disk MB']:,} MB on disk"
+            )
+    return lines
+
+
+def arguments() -> argparse.Namespace:
+    """Of the command line."""
+    words = parser(__doc__)
+    work = Path(tempfile.gettempdir()) / "divse-bench-search"
+    words.add_argument("--sizes", type=int, nargs="*", default=[10_000, 100_000, 1_000_000])
+    words.add_argument("--shapes", nargs="+", default=list(SHAPES), help="KxD of clustered sets")
+    words.add_argument("--runs", type=Path, nargs="+", default=[], help="trained models' folders")
+    words.add_argument("--run-sizes", type=int, nargs="+", default=[10_000, 100_000])
+    words.add_argument("--peers", nargs="+", default=[], help="those whose name contains a word")
+    words.add_argument("--venvs", type=Path, help="folder of install.sh [WORK/venvs]")
+    words.add_argument("--work", type=Path, default=work, help="folder for data and kept rows")
+    words.add_argument("--queries", type=int, default=96)
+    words.add_argument("--recall", type=float, default=0.99)
+    words.add_argument("--threads", type=int, default=2)
+    words.add_argument("--limit", type=float, default=120, help="seconds of a peer's every step")
+    words.add_argument("--fresh", action="store_true", help="measure again what is kept")
+    args = words.parse_args()
+    args.device, args.venvs = "cpu", args.venvs or args.work / "venvs"
+    return args
 
 
 def main() -> int:
-    arguments = parser(__doc__)
-    arguments.add_argument("--sets", type=int, default=10_000)
-    arguments.add_argument("--queries", type=int, default=16, help="size of the larger batch")
-    arguments.add_argument("--k", type=int, default=4)
-    arguments.add_argument("--dim", type=int, default=256)
-    args = arguments.parse_args()
-    report = Report("bench_search", args)
-    for batch in dict.fromkeys((1, args.queries)):
-        run(report, args, batch)
-    return report.finish()
+    args = arguments()
+    args.work.mkdir(parents=True, exist_ok=True)
+    report, kept = Report("bench_search", args), Kept(args.work / "rows.json", args.fresh)
+    report.note(threads=args.threads, queries=args.queries, recall=args.recall)
+    specs = [s for s in PEERS if not args.peers or any(word in s.name for word in args.peers)]
+    for data in galleries(args):
+        with Yardstick(data, args) as yardstick:
+            search(data, report, kept, specs, yardstick)
+    lines = goals(report.rows)
+    report.note(goals=lines)
+    status = report.finish()
+    print("\n".join(lines), file=sys.stderr)
+    if args.out is not None:
+        folder = args.out if str(args.out) != "." else results_folder(report.device)
+        growth.write(report.rows, folder)
+    return status
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
     python bench/plot.py RESULTS.json [MORE.json ...] --out DIR
 
 Reads files of bench_score.py or gpu.py and writes floor_by_dim.svg and floor_by_batch.svg: one
-panel for each K, one line for each variant, the median over the cells of a point. Needs nothing
-but Python.
+panel for each K, one line for each variant, the median over the cells of a point. Of a file of
+bench_search.py it writes search_growth.svg (growth.py). Needs nothing but Python.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+import growth
 
 Row = dict[str, Any]
 Lines = dict[str, list[tuple[float, float]]]  # by variant: (x, share of the floor)
@@ -124,9 +126,12 @@ def main() -> int:
     arguments.add_argument("results", nargs="+", type=Path)
     arguments.add_argument("--out", type=Path, required=True)
     args = arguments.parse_args()
-    rows = rows_of([json.loads(path.read_text()) for path in args.results])
-    paths = write(rows, args.out)
-    print("\n".join(map(str, paths)) or "no row of bench_score.py has a share of the floor")
+    documents = [json.loads(path.read_text()) for path in args.results]
+    paths = write(rows_of(documents), args.out)
+    for document in documents:
+        if isinstance(document, dict) and document.get("bench") == "bench_search":
+            paths += growth.write(document["rows"], args.out)
+    print("\n".join(map(str, paths)) or "no row has a share of the floor, or a time of a search")
     return 0 if paths else 1
 
 

@@ -125,34 +125,6 @@ def test_a_wrong_variant_gets_no_speed(load, tmp_path, monkeypatch):
     assert not json.loads((tmp_path / "wrong.json").read_text())["green"]
 
 
-def test_bench_search_numpy_equals_the_reference(load):
-    import divse
-
-    bench = load("bench_search")
-    gallery, queries = bench.clustered(60, 3, 4, 32)
-    assert np.allclose(np.linalg.norm(gallery, axis=-1), 1, atol=1e-6)
-    wide = divse.score(torch.from_numpy(queries).double(), torch.from_numpy(gallery).double())
-    assert np.abs(bench.numpy_scores(queries, gallery) - wide.numpy()).max() < 1e-6
-    scores, ids = bench.numpy_search(queries, gallery)
-    best = torch.topk(wide, 10, dim=1)
-    assert np.abs(scores - best.values.numpy()).max() < 1e-6
-    assert bench.recall(ids, best.indices.numpy()) == 1.0
-    stored = bench.judge((scores, ids), queries, gallery)
-    assert stored.green
-    assert not bench.judge((scores[:, ::-1], ids[:, ::-1]), queries, gallery).green
-    assert not bench.judge((scores + np.float32(1e-4), ids), queries, gallery).green
-
-
-def test_bench_search_tells_what_served(run):
-    words = ("--sets", "200", "--queries", "2", "--dim", "32", "--seconds", "0.05")
-    status, printed = run("bench_search", *words, "--device", "cpu", "--json")
-    assert status == 0
-    rows = {row["variant"]: row for row in json.loads(printed)["rows"]}
-    assert all(row["gate"] == "green" and row["recall@10"] > 0.9 for row in rows.values())
-    assert rows["torch"]["served by"] == "reference.scores"
-    assert rows["exact"]["x numpy"] > 0
-
-
 def test_ridge_compares_runs_in_pairs(load):
     bench, report = load("openmoji_ridge"), load("report")
     found = report.Report("pairs", report.parser(None).parse_args(["--device", "cpu"]))
