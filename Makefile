@@ -65,4 +65,4 @@ tune:
 	$(HERE) $(PYTHON) -m divse_kernels.autotune
 
 clean:
-	rm -rf $(VENV) build demo runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-peers build demo runs .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -84,7 +84,7 @@ def search(
         data.tenth(similarity)
     for i, spec in enumerate(specs):
         head = {"data": data.name, "K": k, "D": dim, "N": sets, "peer": spec.name}
-        key = f"{data.folder.name} {spec.name} {args.recall} {args.threads}"
+        key = f"{data.folder.name} {spec.name} {args.recall} {args.threads} {args.clock}"
         if key not in kept.rows:
             verdict, row, versions = None, {}, {}
             try:
@@ -156,6 +156,12 @@ def arguments() -> argparse.Namespace:
     words.add_argument("--recall", type=float, default=0.99)
     words.add_argument("--threads", type=int, default=2)
     words.add_argument("--limit", type=float, default=120, help="seconds of a peer's every step")
+    words.add_argument(
+        "--clock",
+        default="perf_counter",
+        choices=("perf_counter", "process_time"),
+        help="process_time, with --threads 1, for a look on a busy machine",
+    )
     words.add_argument("--fresh", action="store_true", help="measure again what is kept")
     args = words.parse_args()
     args.device, args.venvs = "cpu", args.venvs or args.work / "venvs"
@@ -166,7 +172,7 @@ def main() -> int:
     args = arguments()
     args.work.mkdir(parents=True, exist_ok=True)
     report, kept = Report("bench_search", args), Kept(args.work / "rows.json", args.fresh)
-    report.note(threads=args.threads, queries=args.queries, recall=args.recall)
+    report.note(threads=args.threads, queries=args.queries, recall=args.recall, clock=args.clock)
     specs = [s for s in PEERS if not args.peers or any(word in s.name for word in args.peers)]
     for data in galleries(args):
         with Yardstick(data, args) as yardstick:

@@ -69,8 +69,8 @@ class Cell:
     ) -> Row:
         """Answers of a peer to the queries: ms, memory, scores, ids."""
         words = {"queries": str(self.data.queries), "out": str(self.answers), "topk": TOPK}
-        words |= {"setting": setting, "batch": batch, "budget": budget, **more}
-        found = process.ask(self.args.limit, do="answer", **words)
+        words |= {"setting": setting, "batch": batch, "budget": budget, "clock": self.args.clock}
+        found = process.ask(self.args.limit, do="answer", **words, **more)
         with np.load(self.answers) as arrays:
             return found | {"scores": arrays["scores"], "ids": arrays["ids"]}
 
@@ -162,7 +162,7 @@ class Yardstick:
             process.ask(self.args.limit, do="open", **files)
         out = str(self.data.folder / "yardstick.npz")
         words = {"queries": str(self.data.queries), "out": out, "topk": TOPK, "setting": {}}
-        words |= {"batch": 1, "budget": budget}
+        words |= {"batch": 1, "budget": budget, "clock": self.args.clock}
         found = self.running[similarity].ask(self.args.limit, do="answer", **words)
         return statistics.median(found["ms"])
 

@@ -1,6 +1,7 @@
 """The comparison of searches: its data, its yardstick, its gate, and a small run with processes."""
 
 import json
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 import divse
+from divse.search import Gallery
 
 
 @pytest.fixture
@@ -73,6 +75,19 @@ def test_equal_sets_are_equally_right(load, tmp_path):
 def divse_scores(data):
     wide = (torch.from_numpy(np.array(x)).double() for x in (data.asked, data.sets))
     return divse.score(*wide).numpy()
+
+
+def test_a_runs_embeddings_are_enlarged_by_noise(load, tmp_path, model):
+    run = shutil.copytree(model, tmp_path / "scenes")
+    some = load("search_data").clustered(tmp_path, 30, 2, 16, 8)
+    captions = ["red star | blue circle"] * 15 + ["blue star"] * 15
+    Gallery.create(run / "gallery", np.array(some.sets), columns={"caption": captions})
+    small, large = (load("search_data").of_run(tmp_path, run, n, 6) for n in (20, 70))
+    assert (small.name, large.name) == ("scenes", "scenes+noise")
+    assert small.sets.shape[0] == 20 and len(large.sets) == 70 and len(large.asked) == 6
+    assert np.allclose(large.sets[:30], some.sets, atol=1e-3)  # stored as float16
+    cosines = np.einsum("nkd,mkd->nmk", large.sets[30:], large.sets[:30]).min(2).max(1)
+    assert (cosines > 0.8).all() and (cosines < 0.95).all()
 
 
 def test_candidates_are_reranked_once_each(peers, data):
