@@ -20,6 +20,7 @@ folder that the project's figures rest on, the npm package openmoji 17.0.0 gave 
 2,186 pictures and 6,125 captions with resvg_py 0.5.0. Another version of resvg may draw a
 pixel otherwise. `--png` shrinks the release's color/618x618/*.png instead (GitHub's archive has
 them, the npm package does not): captions and split are the same, pixels along outlines are not.
+That way was tested on a small release made by the tests, not on OpenMoji's own PNG files.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from report import ROOT, Report, parser
+from report import ROOT, Report, parser, results_folder
 
 from divse import DivSE, score
 from divse.data.dataset import ImageTextData
@@ -251,7 +251,8 @@ def main() -> int:
             report.add(data=data.name, model=name, **over_seeds([figures]) | {"seeds": None})
         for name, line in models_of(rows, data.name).items():
             report.add(data=data.name, model=name, **line)
-    write_csv(args.out / "scenes_benchmark.csv", rows)
+    folder = args.out if str(args.out) != "." else results_folder(report.device)
+    write_csv(folder / "scenes_benchmark.csv", rows)
     return report.finish()
 
 
