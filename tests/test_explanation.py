@@ -91,6 +91,21 @@ def test_hits_of_a_gallery(tmp_path, make):
         np.testing.assert_allclose([hit.score for hit in row], scores, atol=2e-6)
 
 
+@pytest.mark.parametrize("names", [None, [f"set {row}" for row in range(9)]])
+def test_hits_by_their_ids(tmp_path, names):
+    gallery = Gallery.create(tmp_path / "g", sets(9), names).remove(["set 2"] if names else [2])
+    queries = sets(2, 3, 8, seed=5)
+    found = Searcher(gallery).search(queries, 4)
+    for scores, row in zip(found.scores, explain_hits(queries, gallery, ids=found.ids), strict=True):
+        np.testing.assert_allclose([hit.score for hit in row], scores, atol=2e-6)
+    with pytest.raises(KeyError, match="no sets with these ids"):
+        explain_hits(queries, gallery, ids=[["set 2"] if names else [2]] * 2)
+    with pytest.raises(TypeError, match="give positions for sets in memory"):
+        explain_hits(queries, sets(9), ids=found.ids)
+    with pytest.raises(ValueError, match="one of them"):
+        explain_hits(queries, gallery)
+
+
 def test_ready_for_json():
     found = explain_hits(sets(1, 2), sets(1, 3), np.zeros((1, 1), int))[0][0].to_dict(most=2)
     assert np.shape(found["cosines"]) == np.shape(found["weights"]) == (2, 3)

@@ -11,6 +11,7 @@ from divse.cli.progress import SearchBars
 from divse.cli.search_options import PlanOptions, ScoringOptions
 from divse.search.explanation import explain_hits
 from divse.search.gallery import Gallery
+from divse.search.reports import SearchReport
 from divse.search.searcher import Searcher
 from divse.sets import EmbeddingSets
 
@@ -39,12 +40,11 @@ class Answering:
         self._searcher = Searcher(gallery, progress=self._bars)
         self._plan, self._scoring = plan, scoring.scoring(gallery)
         self._allowed = plan.allowed(gallery)
-        self._chosen = self._explained(plan.where)
-
-    def _explained(self, where: str | None) -> Any:
-        return self._searcher.explain(
-            str(self._plan.plan),
-            self._plan.depth,
+        self._searcher.explain(
+            str(plan.plan),
+            plan.depth,
+            where=plan.where,
+            allowed=self._allowed,
             similarity=self._scoring.similarity,
             impl=self._scoring.impl,
         )
@@ -60,25 +60,37 @@ class Answering:
 
         `topk` and `where` take the place of those that serve all queries.
         """
-        count = min(topk or self.topk, len(self.gallery))  # a short gallery gives what it has
         found = self._searcher.search_positions(
-            sets, count, str(self._plan.plan), self._plan.depth, self._scoring
+            sets,
+            min(topk or self.topk, len(self.gallery)),  # a short gallery gives what it has
+            str(self._plan.plan),
+            self._plan.depth,
+            self._scoring,
+            where=where or self._plan.where,
+            allowed=self._allowed,
         )
         self._bars.close()
+        report = self._searcher.last
+        assert report is not None, "there was a search"
         answers = []
         for name, scores, positions in zip(names, *found, strict=True):
-            rows = self.gallery.take_rows(np.asarray(positions))
-            plan = self._chosen
-            answers.append(answer(name, plan.plan, plan.certified, scores.tolist(), rows))
+            rows = self.gallery.take_rows(positions)
+            proven = report.certified == 1
+            answers.append(answer(name, report.plan, proven, scores.tolist(), rows))
         if self.explain:
-            self._add_explanations(answers, sets, np.asarray(found.ids))
+            self._add_explanations(answers, sets, np.asarray(found.ids), report)
         return answers
 
     def _add_explanations(
-        self, answers: list[Answer], sets: EmbeddingSets, positions: np.ndarray
+        self,
+        answers: list[Answer],
+        sets: EmbeddingSets,
+        positions: np.ndarray,
+        report: SearchReport,
     ) -> None:
         keywords = self._scoring.keywords()
         explained = explain_hits(sets, self.gallery, positions, **keywords)
         for found, hits in zip(answers, explained, strict=True):
+            found["search"] = report.to_dict()
             for hit, why in zip(found["hits"], hits, strict=True):
                 hit["explain"] = why.to_dict(PAIRS)

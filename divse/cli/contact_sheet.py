@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 MARGIN, GAP = 32, 16
 QUERY_WIDTH, TILE = 232, 176
 SCORE_SIZE, CAPTION_SIZE, QUERY_SIZE = 15, 13, 19
-CAPTION_LINES, QUERY_LINES = 2, 7
+CAPTION_LINES, QUERY_LINES, FOOT_LINES = 2, 7, 4
 INK, GREY, LINE, PAPER, PANEL = "#1b1f24", "#6a737d", "#e3e6ea", "#ffffff", "#f5f6f8"
 RIGHT, WRONG = "#2da44e", "#d0d5db"
 
@@ -74,9 +74,9 @@ class ContactSheet:
         columns = max(1, *(len(row.tiles) for row in self.rows))
         width = 2 * MARGIN + QUERY_WIDTH + columns * (TILE + GAP)
         head = MARGIN + (44 if self.title else 0)
-        explained = any(row.elements for row in self.rows)
-        foot = (SCORE_SIZE + GAP if explained else 0) + MARGIN - GAP
-        height = head + sum(self._row_height(row) for row in self.rows) + foot
+        footnote = self._footnote(width - 2 * MARGIN)
+        foot = len(footnote) * (CAPTION_SIZE + 5)
+        height = head + sum(self._row_height(row) for row in self.rows) + foot + MARGIN - GAP
         sheet = Image.new("RGB", (width, height), PAPER)
         pen = ImageDraw.Draw(sheet)
         if self.title:
@@ -90,8 +90,9 @@ class ContactSheet:
                 left = MARGIN + QUERY_WIDTH + GAP + column * (TILE + GAP)
                 self._draw_tile(sheet, pen, tile, (left, top), column + 1)
             top += self._row_height(row)
-        if explained:
-            self._draw_footnote(pen, top, width - 2 * MARGIN)
+        for line in footnote:
+            pen.text((MARGIN, top - GAP), line, font=self._font(CAPTION_SIZE), fill=GREY)
+            top += CAPTION_SIZE + 5
         return sheet
 
     def _row_height(self, row: SheetRow) -> int:
@@ -99,9 +100,11 @@ class ContactSheet:
         captions = CAPTION_LINES * (CAPTION_SIZE + 5)
         return TILE + 10 + strip + SCORE_SIZE + 6 + captions + 2 * GAP
 
-    def _draw_footnote(self, pen: Any, top: int, width: int) -> None:
-        (line,) = wrapped(share_strip.FOOTNOTE, self._font(CAPTION_SIZE), width, 1)
-        pen.text((MARGIN, top - GAP // 2), line, font=self._font(CAPTION_SIZE), fill=GREY)
+    def _footnote(self, width: int) -> list[str]:
+        """What the strips mean, in lines, if there are any."""
+        if not any(row.elements for row in self.rows):
+            return []
+        return wrapped(share_strip.FOOTNOTE, self._font(CAPTION_SIZE), width, FOOT_LINES)
 
     def _draw_query(self, sheet: Image, pen: Any, row: SheetRow, top: int) -> None:
         if row.image is not None:

@@ -20,6 +20,7 @@ import numpy as np
 from divse.sets import Array, EmbeddingSets, pad_elements
 
 READ_BYTES = 1 << 25  # of fp32 values at a time
+FLOATS = {"float16", "float32", "float64", "f16", "bf16", "f32", "f64"}  # of numpy, of safetensors
 
 
 @dataclass
@@ -42,10 +43,7 @@ class Source:
         labels: Any = [{}] * self.total if self.labels is None else self.labels
         if self.ids is None:
             return (label or {"number": number} for number, label in enumerate(labels))
-        ids: Any = self.ids
-        if len(ids) != self.total:
-            raise ValueError(f"there are {len(ids)} ids and {self.total} sets: expected as many")
-        plain = (getattr(name, "as_py", lambda name=name: name)() for name in ids)
+        plain = (getattr(name, "as_py", lambda name=name: name)() for name in self.ids)
         return ({"id": name, **label} for name, label in zip(plain, labels, strict=True))
 
 
@@ -89,12 +87,29 @@ def read_ids(path: Path) -> Any:
     """Read ids: a .npy array, a .json list, or text with one id a line."""
     if path.suffix == ".npy":
         return _load_npy(path)
+    text = read_text(path)
     if path.suffix == ".json":
-        values = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            values = json.loads(text)
+        except ValueError as error:
+            raise ValueError(f"{path} is no JSON: {error}") from None
         if not isinstance(values, list):
             raise ValueError(f"{path}: expected a JSON list of ids, found {type(values).__name__}")
         return values
-    return path.read_text(encoding="utf-8").splitlines()
+    lines = text.splitlines()
+    if "" in lines:
+        raise ValueError(f"{path}: line {lines.index('') + 1} is empty; give one id a line")
+    return lines
+
+
+def read_text(path: Path) -> str:
+    """Read a text file; errors name it."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: there is no such file")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no UTF-8 text: {error}") from None
 
 
 def _load_npy(path: Path) -> np.ndarray:
@@ -109,6 +124,7 @@ def _read_npy(path: Path, lengths: np.ndarray | None) -> Source:
     array = _load_npy(path)
     if not isinstance(array, np.ndarray):
         raise ValueError(f"{path} is an .npz archive; give one .npy file")
+    _check_type(path, array.dtype.name)
     return _from_rows(path, array.shape, lambda rows: array[rows], lengths)
 
 
@@ -127,10 +143,18 @@ def _read_safetensors(path: Path, lengths: np.ndarray | None) -> Source:
     if lengths is None and "lengths" in names:
         lengths = file.get_tensor("lengths").numpy()
     tensor = file.get_slice(name)
+    _check_type(path, tensor.get_dtype())
     source = _from_rows(path, tuple(tensor.get_shape()), lambda rows: tensor[rows], lengths)
     if "ids" in names:
         source.ids = file.get_tensor("ids").numpy()
     return source
+
+
+def _check_type(path: Path, dtype: str) -> None:
+    if dtype.lower() not in FLOATS:
+        raise TypeError(
+            f"{path} holds {dtype}; expected floating-point numbers: save array.astype('float32')"
+        )
 
 
 def _from_rows(
@@ -212,6 +236,8 @@ def _is_list(kind: Any) -> bool:
 
 def _parquet_blocks(path: Path, name: str) -> Iterator[EmbeddingSets]:
     """Sets of a list column. A first pass over the sizes tells whether they are all equal."""
+    import pyarrow as pa
+
     sizes = [np.unique(_sizes(batch, path, name)) for batch in _batches(path, name)]
     ragged = len(np.unique(np.concatenate(sizes))) > 1 if sizes else False
     for batch in _batches(path, name):
@@ -219,6 +245,8 @@ def _parquet_blocks(path: Path, name: str) -> Iterator[EmbeddingSets]:
         nested = _is_list(batch.type.value_type)
         vectors = batch.flatten() if nested else batch
         flat = vectors.flatten()
+        if not (pa.types.is_floating(flat.type) or pa.types.is_integer(flat.type)):
+            raise TypeError(f"{path}: column {name!r} holds {flat.type}; expected numbers")
         if not len(vectors) or len(np.unique(_list_sizes(vectors))) > 1:
             raise ValueError(f"{path}: vectors of column {name!r} differ in their dimensions")
         elements = flat.to_numpy(zero_copy_only=False)

@@ -135,6 +135,8 @@ def export(
 
       divse-search export g sets.npy
     """
+    if not out.absolute().parent.is_dir():
+        raise FileNotFoundError(f"{out.parent}: there is no such folder to write into")
     opened = Gallery.open(gallery)
     with bar("export", len(opened)) as step:
         opened.export(out, progress=step)

@@ -6,6 +6,8 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any, TextIO
 
+from divse.search.reports import SearchReport
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.text import Text
@@ -65,7 +67,8 @@ def print_table(found: Answer, stream: TextIO) -> None:
     from rich.text import Text
 
     console = Console(file=stream)
-    proof = "exact" if found["certified"] else f"{found['plan']}, not certified"
+    proof = f"{found['plan']}, {'proven exact' if found['certified'] else 'not certified'}"
+    proof = "exact" if found["plan"] == "exact" else proof
     title = Text(f"{label(found['query'])}  ", style="bold")
     console.print(title.append(f"({proof})", style="dim"), highlight=False)
     hits = found["hits"]
@@ -78,7 +81,7 @@ def print_table(found: Answer, stream: TextIO) -> None:
     for name in ("rank", "score"):
         table.add_column(name, justify="right", no_wrap=True)
     if explained:
-        table.add_column("share of its pairs", no_wrap=True)
+        table.add_column("pairs that met", no_wrap=True)
     for name in columns:
         table.add_column(name, overflow="ellipsis", no_wrap=name == "id")
     for hit in hits:
@@ -86,6 +89,8 @@ def print_table(found: Answer, stream: TextIO) -> None:
         cells += [_pairs(hit["explain"])] if explained else []
         table.add_row(*cells, *(Text(str(hit[name])) for name in columns))
     console.print(table)
+    if "search" in found:
+        console.print(Text(str(SearchReport(**found["search"])), style="dim"))
     console.print()
 
 

@@ -13,7 +13,7 @@ from divse.cli.answering import BATCH, Answering
 from divse.cli.arguments import AsJson, GalleryPath, TopK, usage
 from divse.cli.embedding_files import Source
 from divse.cli.output import Answer, print_json, print_table
-from divse.cli.query_lines import LineAnswers, open_lines
+from divse.cli.query_lines import LineAnswers
 from divse.cli.query_sheet import QuerySheet
 from divse.cli.search_options import PlanOptions, ScoringOptions
 from divse.cli.sources import SourceOptions
@@ -87,7 +87,7 @@ def query(
     if lines is None:
         answers = _answers(answering, source.open(opened))
     else:
-        answers = LineAnswers(open_lines(lines), answering, source.model)
+        answers = LineAnswers(lines, answering, source.model)
         as_json = True
     for found in answers:
         (print_json if as_json else print_table)(found, sys.stdout)
@@ -100,6 +100,8 @@ def query(
 
 
 def _answers(answering: Answering, source: Source) -> Iterator[Answer]:
+    if not source.total:
+        raise ValueError("there are no queries: the file holds 0 sets")
     names = source.names()
     for block in _batches(source):
         yield from answering(block, [next(names) for _ in range(len(block))])

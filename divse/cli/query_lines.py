@@ -13,6 +13,7 @@ import json
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -45,29 +46,27 @@ class Line:
     where: str | None = None
 
 
-def open_lines(path: Path) -> BinaryIO:
-    """Open a file of queries, or stdin."""
-    if str(path) == "-":
-        return sys.stdin.buffer
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such file of queries")
-    return path.open("rb")
-
-
 class LineAnswers:
-    """Iterates over the answers to a stream of lines, in order; `finish` tells if any failed."""
+    """Iterates over the answers to the lines of a file, or of stdin if its name is "-".
 
-    def __init__(self, stream: BinaryIO, answering: Answering, model: Path | None) -> None:
-        self._stream, self._answering, self._model_path = stream, answering, model
+    They come in order; `finish` tells if any failed.
+    """
+
+    def __init__(self, path: Path, answering: Answering, model: Path | None) -> None:
+        if str(path) != "-" and not path.is_file():
+            raise FileNotFoundError(f"{path}: there is no such file of queries")
+        self._path, self._answering, self._model_path = path, answering, model
         self._answered = self._failed = 0
 
     def __iter__(self) -> Iterator[Answer]:
         """Yield an answer for each line."""
-        for lines in arrived(self._stream):
-            for found in self._answers(lines):
-                self._answered += 1
-                self._failed += "error" in found
-                yield found
+        opened: Any = nullcontext(sys.stdin.buffer)
+        with opened if str(self._path) == "-" else self._path.open("rb") as stream:
+            for lines in arrived(stream):
+                for found in self._answers(lines):
+                    self._answered += 1
+                    self._failed += "error" in found
+                    yield found
 
     def finish(self) -> None:
         """Raise ValueError if a line could not be answered."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from divse.cli.arguments import usage
-from divse.cli.embedding_files import Source, read_embeddings, read_ids
+from divse.cli.embedding_files import Source, read_embeddings, read_ids, read_text
 from divse.cli.encoding import encode_lines, encode_pictures, load_model, model_for
 from divse.search.gallery import Gallery
 
@@ -104,11 +104,16 @@ class SourceOptions:
     def open(self, gallery: Gallery | None = None) -> Source:
         """The sets; pictures and texts by the gallery's own model, or one that fits it."""
         if self.embeddings is not None:
-            return read_embeddings(self.embeddings, self.lengths, self.ids)
-        ids = None if self.ids is None else read_ids(self.ids)
-        source = self._encoded(self._model(gallery))
-        if ids is not None:
-            source.ids = ids
+            source = read_embeddings(self.embeddings, self.lengths, self.ids)
+        else:
+            ids = None if self.ids is None else read_ids(self.ids)
+            source = self._encoded(self._model(gallery))
+            source.ids = source.ids if ids is None else ids
+        given: Any = source.ids
+        if given is not None and len(given) != source.total:
+            raise ValueError(
+                f"got {len(given)} ids for {source.total} sets: give one id for each set"
+            )
         return source
 
     def _model(self, gallery: Gallery | None) -> DivSE:
@@ -124,10 +129,7 @@ class SourceOptions:
             source = encode_lines(model, self.text, "--text")
         else:
             assert self.texts is not None, "checked by `check`"
-            if not self.texts.is_file():
-                raise FileNotFoundError(f"{self.texts}: there is no such file")
-            lines = self.texts.read_text(encoding="utf-8").splitlines()
-            source = encode_lines(model, lines, str(self.texts))
+            source = encode_lines(model, read_text(self.texts).splitlines(), str(self.texts))
         if self.model is not None:
             source.metadata = {"model": model.record(self.model)}
         return source

@@ -89,18 +89,22 @@ class HitExplanation:
             "cosines": np.round(self.cosines, 6).tolist(),
             "weights": np.round(self.weights, 6).tolist(),
             "remainder": round(self.remainder, 6),
-            "pairs": [
-                {n: round(v, 6) for n, v in pair._asdict().items()} for pair in self.pairs(most)
-            ],
+            "matches": [_rounded(pair) for pair in self.matches()],
+            "pairs": [_rounded(pair) for pair in self.pairs(most)],
         }
+
+
+def _rounded(pair: Pair) -> dict[str, float]:
+    return {name: round(value, 6) for name, value in pair._asdict().items()}
 
 
 def explain_hits(
     queries: EmbeddingSets | Array,
     gallery: Snapshot | EmbeddingSets | Array,
-    positions: Array,
+    positions: Array | None = None,
     similarity: str = "smooth_chamfer",
     *,
+    ids: Any = None,
     alpha: float = 16.0,
     log_mean: bool = False,
     **parameters: Any,
@@ -113,13 +117,14 @@ def explain_hits(
         positions: (B, topk) int64 positions of the hits in the gallery, as
             `Searcher.search_positions` or `divse.search` gives them; -1 = none, passed over.
         similarity: as in `divse.score`, and `alpha`, `log_mean` and `parameters` too.
+        ids: (B, topk) ids of the hits, as `Searcher.search` gives them, in place of positions.
 
     Computed in fp64 from the stored elements, by the derivative of the reference.
     """
     chosen = get_similarity(similarity)
     options = read_parameters(chosen, alpha, log_mean, parameters)
     asked = queries if isinstance(queries, EmbeddingSets) else EmbeddingSets.of(queries)
-    places = np.asarray(as_tensor(positions, name="positions").cpu())
+    places = _places(gallery, positions, ids)
     if places.ndim != 2 or len(places) != len(asked) or places.dtype.kind not in "iu":
         raise ValueError(
             f"positions: got {places.dtype} {places.shape}, expected whole numbers of shape "
@@ -132,6 +137,21 @@ def explain_hits(
         query = asked[number]
         found.append([] if hits is None else _explained(query, hits, row, chosen.reduce, options))
     return found
+
+
+def _places(gallery: Any, positions: Array | None, ids: Any) -> np.ndarray:
+    """Positions (B, topk), given as such or by the ids of a gallery."""
+    if (positions is None) == (ids is None):
+        raise ValueError("give the hits by their positions, or by their ids: one of them")
+    if positions is not None:
+        return np.asarray(as_tensor(positions, name="positions").cpu())
+    if not isinstance(gallery, Snapshot):
+        raise TypeError("ids are those of a gallery on disk: give positions for sets in memory")
+    names = np.asarray(ids)
+    known = np.flatnonzero(gallery.with_ids(np.unique(names.reshape(-1))))
+    places = dict(zip(gallery.take_ids(known).tolist(), known.tolist(), strict=True))
+    found = [places[name] for name in names.reshape(-1).tolist()]
+    return np.array(found, dtype=np.int64).reshape(names.shape)
 
 
 def _explained(
