@@ -1,5 +1,7 @@
 """Which plan is taken and why, what a search reports, and what it refuses."""
 
+import json
+
 import numpy as np
 import pytest
 from searcher_cases import clustered
@@ -58,3 +60,49 @@ def test_wrong_arguments(small_gallery, change, message):
     gallery, queries, _ = small_gallery
     with pytest.raises((ValueError, TypeError), match=message):
         Searcher(gallery).search(**{"queries": queries, **change})
+
+
+def test_auto_takes_codes_where_a_plain_scan_is_long(small_gallery, monkeypatch):
+    pytest.importorskip("divse_native")
+    gallery, queries, _ = small_gallery
+    monkeypatch.setattr(plans, "CERTIFIED_FROM", 40_000)
+    search = Searcher(gallery, device="cpu")
+    assert search.explain().plan == "certified" and "codes are stored" in search.explain().why
+    assert "int8 codes of 600 sets are read" in str(search.explain())
+    assert search.search(queries, 3).certified.all() and search.last.plan == "certified"
+    assert search.explain(where="year > 2020").plan == "exact"  # so few are scanned plainly
+    chosen = search.explain(similarity="mp")
+    assert chosen.plan == "exact" and "do not bound mp" in chosen.why
+    assert search.explain(impl="reference").plan == "exact"
+
+
+@pytest.mark.parametrize("plan", ["exact", "certified", "prefilter"])
+def test_a_search_reports_what_it_did(small_gallery, plan):
+    gallery, queries, _ = small_gallery
+    search = Searcher(gallery, device="cpu")
+    assert search.last is None
+    found = search.search(queries, 5, plan, where="year >= 2000")
+    report = search.last
+    assert (report.plan, report.why[:8], report.device) == (plan, "as asked", "cpu")
+    assert (report.queries, report.sets, report.survivors) == (20, 600, 441)
+    assert 5 <= report.candidates <= 441 and report.certified == found.certified.mean() == 1
+    one = gallery.dim * gallery.k
+    assert report.bytes_read >= 441 * one * (1 if plan == "certified" else 2)
+    assert report.seconds["filter"] > 0 and report.seconds["scan"] > 0
+    assert json.loads(json.dumps(report.to_dict()))["survivors"] == 441
+    for word in (plan, "20 queries", "441 of 600 sets pass", "100% certified", "scan"):
+        assert word in str(report)
+
+
+def test_an_explanation_is_ready_for_json(small_gallery):
+    search = Searcher(small_gallery[0], device="cpu")
+    chosen = search.explain("prefilter", 70, allowed=["id 3", "id 4"])
+    assert json.loads(json.dumps(chosen.to_dict()))["survivors"] == 2
+    assert "2 of 600 sets is scored" in str(chosen)
+    plain = search.explain("prefilter", 70, probe=3)
+    assert (plain.depth, plain.probe, plain.index) == (70, 3, "Flat") and not plain.certified
+    assert search.explain(probe=3).plan == "prefilter"
+    with pytest.raises(ValueError, match="probe is of plan='prefilter'"):
+        search.explain("exact", probe=3)
+    with pytest.raises(ValueError, match="probe: got 0"):
+        search.explain(probe=0)

@@ -103,10 +103,23 @@ def choose(asked: Asked, facts: Facts) -> Choice:
         if brute:
             why += f"; {facts.survivors} sets pass the filter: they are scanned"
         return Choice(plan, why, asked.depth, asked.probe, brute)
-    if facts.tuned is not None and facts.survivors * UNFILTERED >= len(facts.snapshot):
-        tuned = facts.tuned
-        return Choice(tuned.plan, tuned.why, tuned.depth, tuned.probe)
-    return _by_size(facts)
+    tuned = facts.tuned
+    if tuned is None:
+        return _by_size(facts, facts.note)
+    if (reason := _why_not_tuned(tuned, facts)) is not None:
+        return _by_size(facts, reason)
+    return Choice(tuned.plan, tuned.why, tuned.depth, tuned.probe)
+
+
+def _why_not_tuned(tuned: Setting, facts: Facts) -> str | None:
+    """Why a measured setting cannot be taken here, or None."""
+    if facts.survivors * UNFILTERED < len(facts.snapshot):
+        return "measured without a filter, which leaves few sets here"
+    if tuned.plan == "certified" and facts.why_not_certified is not None:
+        return f"the measured plan cannot run: {facts.why_not_certified}"
+    if tuned.plan == "prefilter" and not (facts.indexed and has_faiss()):
+        return "the measured plan cannot run without faiss and an index"
+    return None
 
 
 def _few(facts: Facts) -> bool:
@@ -114,10 +127,7 @@ def _few(facts: Facts) -> bool:
     return facts.survivors < len(facts.snapshot) and facts.numbers <= BRUTE_FORCE
 
 
-def _by_size(facts: Facts) -> Choice:
-    note = facts.note
-    if facts.tuned is not None:
-        note = "measured without a filter, which leaves few sets here"
+def _by_size(facts: Facts, note: str | None) -> Choice:
     size = f"{facts.numbers:,} numbers"
     if facts.numbers <= EXACT_UP_TO:
         few = "few" if facts.numbers <= CERTIFIED_FROM else "not many"

@@ -72,6 +72,8 @@ def tune(
     """
     if not 0 < recall <= 1:
         raise ValueError(f"recall: got {recall}, expected a share in (0, 1]")
+    if not 1 <= topk <= len(gallery):
+        raise ValueError(f"topk: got {topk}, expected 1 to {len(gallery)}, the gallery's size")
     scoring = Scoring(similarity, alpha, log_mean, impl, dict(parameters))
     searcher = Searcher(gallery, device=device)
     trial = _Trial(searcher, scoring, topk, queries)

@@ -1,0 +1,169 @@
+"""Tuning: the cheapest setting that reaches the recall is stored, and used where it belongs."""
+
+import json
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from searcher_cases import clustered
+
+from divse.search import tune, tuned_file, tuning
+from divse.search.durable import replace_file
+from divse.search.gallery import Gallery
+from divse.search.manifest import TUNED, GalleryError
+from divse.search.plans import Asked, Setting, choose
+from divse.search.scan import Scoring
+from divse.search.searcher import Searcher
+from divse.search.tuned_file import Measured, read_tuned
+
+pytest.importorskip("faiss")
+
+
+@pytest.fixture(scope="module")
+def indexed(tmp_path_factory):
+    values = clustered(300, k=2, d=16)
+    columns = {"n": list(range(300))}
+    folder = tmp_path_factory.mktemp("tuning") / "g"
+    return Gallery.create(folder, values, columns=columns).build_index("IVF8,PQ8x4fs")
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(tuning, "QUERIES", 12)
+    monkeypatch.setattr(tuning, "TIMED", 2)
+    monkeypatch.setattr(tuning, "DEPTHS", (2, 60))
+    monkeypatch.setattr(tuning, "SHARES", (8, 1))
+
+
+@pytest.fixture
+def favour(monkeypatch):
+    """Pretend that one setting is by far the fastest."""
+
+    def call(plan, depth=None, probe=None):
+        def measure(self, *setting):
+            measured = whole(self, *setting)
+            fast = setting == (plan, depth, probe)
+            return Measured(*setting, measured.recall, 0.01 if fast else 1.0)
+
+        monkeypatch.setattr(tuning._Trial, "measure", measure)
+
+    whole = tuning._Trial.measure
+    return call
+
+
+def test_the_cheapest_that_reaches_the_recall(indexed, quick, favour, tmp_path):
+    heard = []
+    favour("prefilter", 60, 8)
+    found = tune(indexed, recall=0.95, topk=5, progress=lambda *step: heard.append(step))
+    assert found.best == max(found.measured, key=lambda m: (m.milliseconds < 1, m.recall))
+    assert (found.best.depth, found.best.probe) == (60, 8) and found.best.recall >= 0.95
+    assert {m.plan for m in found.measured} == {"exact", "certified", "prefilter"}
+    assert heard == [("tune", 1, 7)] * 7
+    assert "recall@5" in str(found) and found.sampled and found.queries == 12
+    search = Searcher(Gallery.open(indexed.path))
+    chosen = search.explain(topk=5)
+    assert (chosen.plan, chosen.depth, chosen.probe) == ("prefilter", 60, 8)
+    assert "measured" in chosen.why and chosen.note is None
+    search.search(clustered(2, k=2, d=16), 5)
+    assert (search.last.plan, search.last.depth, search.last.probe) == ("prefilter", 60, 8)
+    indexed.verify()
+
+
+def test_what_does_not_reach_the_recall_is_not_taken(indexed, quick, favour):
+    favour("prefilter", 2, 1)
+    found = tune(indexed, recall=0.99, store=False)
+    cheap = next(m for m in found.measured if (m.depth, m.probe) == (2, 1))
+    assert cheap.milliseconds < found.best.milliseconds and cheap.recall < 0.99
+    assert found.best.recall >= 0.99
+
+
+@pytest.mark.parametrize(
+    ("asked", "reason"),
+    [
+        ({"topk": 6}, "up to 5 results"),
+        ({"alpha": 8.0}, r"measured for smooth_chamfer\(alpha=16.0, log_mean=False\)"),
+        ({"similarity": "mil"}, "measured for smooth_chamfer"),
+        ({"where": "n < 100"}, "measured without a filter"),
+    ],
+)
+def test_it_is_not_used_for_anything_else(indexed, quick, favour, asked, reason):
+    favour("certified")
+    tune(indexed, topk=5)
+    search = Searcher(indexed)
+    assert search.explain(topk=5, where="n < 200").plan == "certified"
+    chosen = search.explain(**{"topk": 5, **asked})
+    assert chosen.plan == "exact"
+    assert re.search(reason, chosen.note) and reason.split("\\")[0] in str(chosen)
+
+
+def test_stale_foreign_and_damaged_files_are_ignored_with_a_reason(tmp_path, quick, monkeypatch):
+    gallery = Gallery.create(tmp_path / "g", clustered(60, k=2, d=16))
+    tune(gallery)
+    assert Searcher(gallery).explain().why.startswith("measured")
+    later = gallery.add(clustered(3, k=2, d=16))
+    assert "another state of the gallery" in Searcher(later).explain().note
+    assert (later.path / TUNED).exists()  # whoever opened the state before may use it
+    assert Searcher(gallery).explain().why.startswith("measured")
+    later.verify()
+    with pytest.raises(GalleryError, match="was changed while it was measured"):
+        tune(gallery)
+    tune(later)
+    assert [entry.state for entry in read_tuned(later.path / TUNED)] == [later.manifest.checksum]
+    with monkeypatch.context() as other:
+        other.setattr(tuned_file, "machine_name", lambda device: "an abacus")
+        assert "another machine" in Searcher(later).explain().note
+    search = Searcher(later)
+    whole = (later.path / TUNED).read_bytes()
+    content = json.loads(whole)
+    content["entries"][0]["best"]["plan"] = "rm -rf"
+    for bad in (b"", b"[]", b"\xff", b'{"format": 1}', json.dumps(content).encode(), b"[" * 10**5):
+        replace_file(later.path / TUNED, bad)
+        assert TUNED in search.explain().note and search.explain().plan == "exact"
+    replace_file(later.path / TUNED, whole)
+    assert search.explain().why.startswith("measured")
+
+
+def test_entries_for_other_uses_stay(indexed, quick):
+    tune(indexed, topk=5)
+    tune(indexed, topk=3)
+    tune(indexed, topk=5, similarity="maxsim")
+    tune(indexed, topk=5)
+    entries = read_tuned(indexed.path / TUNED)
+    assert sorted((entry.topk, entry.scoring[:6]) for entry in entries) == [
+        (3, "smooth"),
+        (5, "maxsim"),
+        (5, "smooth"),
+    ]
+
+
+def test_own_queries_and_few_sets(tmp_path, quick):
+    gallery = Gallery.create(tmp_path / "g", clustered(4, k=2, d=16), codes=False)
+    found = tune(gallery, queries=clustered(3, k=2, d=16, seed=1), topk=2)
+    assert not found.sampled and found.queries == 3 and found.topk == 2
+    assert [m.plan for m in found.measured] == ["exact"]
+    with pytest.raises(ValueError, match="recall: got 1.5"):
+        tune(gallery, recall=1.5)
+    with pytest.raises(ValueError, match="topk: got 9"):
+        tune(gallery, topk=9, queries=clustered(3, k=2, d=16))
+
+
+def test_sampled_queries_are_moved_and_left_out(indexed):
+    queries, own = tuning.held_out(indexed, 20)
+    stored = indexed.sets(own).values.astype(np.float32)
+    cosines = (stored * queries.values).sum(-1)
+    assert cosines.min() > 0.8 and cosines.max() < 0.98 and len(set(own)) == 20
+    trial = tuning._Trial(Searcher(indexed), Scoring(), 5, None)
+    assert trial.topk == 5 and trial.asked == 6
+    assert trial.measure("exact", None, None).recall == 1.0
+
+
+def test_a_measured_plan_that_cannot_run_is_not_taken(indexed):
+    asked = Asked("auto", None, None, 5, Scoring())
+    search = Searcher(indexed)
+    facts = search._facts(None, asked)
+    for plan, broken in (("certified", {"why_not_certified": "no"}), ("prefilter", {"indexed": 0})):
+        tuned = Setting(plan, None, None, "measured")
+        assert choose(asked, replace(facts, tuned=tuned)).plan == plan
+        chosen = choose(asked, replace(facts, tuned=tuned, **broken))
+        assert chosen.plan == "exact" and "cannot" in chosen.note
