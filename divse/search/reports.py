@@ -51,7 +51,7 @@ class SearchPlan:
         how = f"every one of {left}{self.sets} sets is scored"
         if self.plan == "certified":
             how = f"int8 codes of {left}{self.sets} sets are read, what they leave is scored"
-        if self.plan == "prefilter":
+        if self.plan == "prefilter" and self.index is not None:
             depth = self.depth or "more and more"
             how = f"{depth} nearest elements of {self.elements} by {self.index}, then reranked"
             how += f" ({self.survivors} sets pass the filter)" if left else ""
