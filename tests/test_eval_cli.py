@@ -1,6 +1,7 @@
 """divse-eval: runs, files of embeddings and matrices; what it prints and writes; exit codes."""
 
 import json
+import shutil
 
 import numpy as np
 import pyarrow as pa
@@ -176,9 +177,8 @@ def runs(tmp_path_factory):
     """Two tiny runs of train.py that differ in their seed."""
     folder = tmp_path_factory.mktemp("runs")
     for seed in (0, 1):
-        train.main(
-            tiny.arguments(train__out=folder / f"run{seed}", train__seed=seed, train__epochs=1)
-        )
+        changes = {"train__seed": seed, "train__epochs": 0, "train__gallery": False}
+        train.main(tiny.arguments(train__out=folder / f"run{seed}", **changes))
     return folder
 
 
@@ -197,6 +197,23 @@ def test_a_run_scores_as_train_py_said(call, runs):
     assert (data["pictures"], data["split"]) == (16, "test")
     code, out, _ = call(runs / "run0", "--split", "val", "--json")
     assert json.loads(out)["data"]["split"] == "val" and code == 0
+
+
+def test_a_model_folder_that_is_no_run_needs_data(call, runs, tmp_path):
+    _, out, _ = call(runs / "run0", "--json")
+    run = figures(out)
+    folder = tmp_path / "model"
+    shutil.copytree(runs / "run0", folder)
+    (folder / "settings.json").unlink()
+    code, _, err = call(folder)
+    assert code == 1 and "give --data PATH" in err
+    words = ("--layout", "scenes", "--option", "pictures=16", "--json")
+    code, out, _ = call(folder, *words)
+    assert code == 0 and figures(out) == pytest.approx(run)
+    code, _, err = call(folder, "--layout", "scene")
+    assert code == 1 and "did you mean scenes" in err
+    code, _, err = call(folder, "--layout", "scenes", "--option", "pictures")
+    assert code == 2 and "NAME=VALUE" in err
 
 
 def test_runs_of_different_data_are_refused(call, runs, files):

@@ -36,16 +36,21 @@ class DataOptions:
 
 
 def load_data(given: DataOptions, config: Config | None = None) -> ImageTextData:
-    """Load a split: of a path, or of the data that a run was trained on."""
+    """Load a split: of a path, of generated data, or of the data that a run was trained on."""
     from divse.cli.check_data import choose
+    from divse.training.config import unknown
     from divse.training.run import check_options
 
     name, path, options = given.layout, given.path, dict(given.options)
     if path is not None:
         name = choose(path, given.layout)[0].name
-    elif config is not None:
+    elif not name:
+        if config is None:
+            raise ValueError("a model folder that is no run says nothing of data: give --data PATH")
         name, path = config.data.name, Path(config.data.path) if config.data.path else None
         options = config.data.options | options
+    if name not in DATASETS:
+        raise ValueError(unknown("--layout", name, DATASETS))
     load: Callable[..., ImageTextData] = DATASETS[name]
     check_options(load, options)
     return load(given.split, path=path, **options)

@@ -119,16 +119,19 @@ def _from_archive(file: Path) -> EmbeddingSets:
     return EmbeddingSets.cat([sets])
 
 
-def of_run(folder: Path, data: ImageTextData, impl: str, device: str, config: Config) -> Model:
-    """Encode a split with the model of a run, or another model folder."""
+def of_run(
+    folder: Path, data: ImageTextData, impl: str, device: str, config: Config | None
+) -> Model:
+    """Encode a split with the model of a run, or of another model folder."""
     from divse.encoder import DivSE
+    from divse.training.config import Config
     from divse.training.run import cache_folder
     from divse.training.split import Split
 
     where = usable(device)
     encoder = DivSE.from_pretrained(folder, where)
     sides = {side: getattr(encoder.config, side) for side in ("image", "text", "model")}
-    config = replace(config, **sides)
+    config = replace(config or Config.of({"train": {"batch_size": BATCH}}), **sides)
     cache = cache_folder(config, folder)
     split = Split.prepare(data, encoder.tokenizer, encoder.model, config, cache)
     with bar(f"encoding with {folder.name}", len(data), " pictures") as step:
@@ -137,16 +140,15 @@ def of_run(folder: Path, data: ImageTextData, impl: str, device: str, config: Co
     return Model.of_sets(folder.name, images, texts, options)
 
 
-def run_settings(folder: Path) -> Config:
-    """Settings of a run; of a model folder that is no run, the defaults."""
+def run_settings(folder: Path) -> Config | None:
+    """Settings of a run; None of a model folder that is no run."""
     from divse.training.config import Config, read_file
     from divse.training.run import SETTINGS
 
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: there is no such run or model folder")
-    if (folder / SETTINGS).is_file():
-        return Config.of(read_file(folder / SETTINGS))
-    return Config.of({"train": {"batch_size": BATCH}})
+    file = folder / SETTINGS
+    return Config.of(read_file(file)) if file.is_file() else None
 
 
 def usable(device: str) -> torch.device:
