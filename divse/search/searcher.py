@@ -102,7 +102,7 @@ class Searcher:
         """
         scoring = Scoring(similarity, alpha, log_mean, impl, parameters)
         asked = Asked(plan, depth, probe, topk, scoring)
-        found = self._find(queries, asked, where, allowed)
+        found = self.find(queries, asked, where, allowed)
         return SearchResult(found.scores, self.gallery.take_ids(found.positions), found.certified)
 
     def search_positions(
@@ -119,7 +119,7 @@ class Searcher:
     ) -> TopK:
         """Search like `search`, but return positions in the gallery (B, topk) in place of ids."""
         asked = Asked(plan, depth, probe, topk, scoring or Scoring())
-        found = self._find(queries, asked, where, allowed)
+        found = self.find(queries, asked, where, allowed)
         return TopK(found.scores, found.positions)
 
     def explain(
@@ -160,14 +160,14 @@ class Searcher:
             note=choice.note,
         )
 
-    def _find(
+    def find(
         self,
         queries: EmbeddingSets | Array,
         asked: Asked,
-        where: str | None,
-        allowed: Ids | None,
+        where: str | None = None,
+        allowed: Ids | None = None,
     ) -> Found:
-        """The best positions of each query; what was done is noted in `last`."""
+        """Search as `asked`: scores, positions and proofs (`Found`); `last` notes what was done."""
         sets = queries if isinstance(queries, EmbeddingSets) else EmbeddingSets.of(queries)
         self._check(sets, asked.topk)
         check_asked(asked)
