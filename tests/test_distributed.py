@@ -30,6 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CASES = {
     "plain": TRANSFORMER,
     "cached": TRANSFORMER | {"train__sub_batch": 1},
+    "cached_bf16": TRANSFORMER | {"train__sub_batch": 1, "train__precision": "bf16"},
     # 5 pictures: the processes have 3 and 2, with other lengths of captions
     "odd": TRANSFORMER | {"train__batch_size": 5, "loss__name": "info_nce"},
     "words": TRANSFORMER | {"data__word_drop": 0.3, "data__equal_captions": True},
@@ -58,7 +59,9 @@ def worker(number, folder, port):
     found["draw"] = torch.rand(1)  # dropout draws from this generator
     found["gathered"] = gathered()
     torch.save(found, folder / f"{number}.pt")
+    # average of the weights, sub-batches and half precision together
     settings = EXTRAS | {"train__checkpoint_steps": 3, "train__epochs": 2, "train__sub_batch": 1}
+    settings |= {"train__precision": "bf16"}
     trainer(folder / "whole", **settings).fit()
     killed_after(5, trainer(folder / "killed", **settings))
     trainer(folder / "killed", **settings).fit()
