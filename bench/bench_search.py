@@ -40,6 +40,7 @@ from search_peers import OUT_OF_TIME, PEERS, PeerError, PeerSpec
 
 SHAPES = ("4x256", "32x128")
 MOST_OF_LONG_SETS = 100_000  # sets of more than eight elements
+HOPELESS = 1.5  # times the limit that building would take, by the number of sets
 GOALS = {"divse certified": 5, "divse prefilter": 30}  # times faster than numpy at a million sets
 Row = dict[str, Any]
 
@@ -88,8 +89,8 @@ def search(
         if key not in kept.rows:
             verdict, row, versions = None, {}, {}
             try:
-                if (slow := too_slow(report.rows, head)) is not None:
-                    raise PeerError(f"not tried: {slow['note']} with {slow['N']:,} sets")
+                if (slow := too_slow(report.rows, head, args.limit)) is not None:
+                    raise PeerError(f"not tried: {slow}")
                 cell = Cell(spec, data, args)
                 verdict, row = cell.measure(yardstick)
                 versions = cell.intro["versions"]
@@ -107,11 +108,17 @@ def search(
         print(" ".join(f"{name}={value}" for name, value in row.items()), file=sys.stderr)
 
 
-def too_slow(rows: list[Row], head: Row) -> Row | None:
-    """The same peer's row on fewer sets of the kind, if it was out of time there."""
+def too_slow(rows: list[Row], head: Row, limit: float) -> str | None:
+    """Why a peer is not tried: its row on fewer sets of the kind tells that it takes too long."""
     like = {name: head[name] for name in ("data", "K", "D", "peer")}
-    earlier = [row for row in rows if like.items() <= row.items()]
-    return next((row for row in earlier if OUT_OF_TIME in row.get("note", "")), None)
+    for row in (row for row in rows if like.items() <= row.items()):
+        sets = f"with {row['N']:,} sets"
+        if OUT_OF_TIME in row.get("note", ""):
+            return f"{row['note']} {sets}"
+        if row.get("build s", 0) * head["N"] / row["N"] > HOPELESS * limit:
+            took = f"{row['build s']} s {sets}"
+            return f"build: {OUT_OF_TIME}{limit / 60:.1f} minutes, as it took {took}"
+    return None
 
 
 def goals(rows: list[Row]) -> list[str]:
@@ -155,7 +162,7 @@ def arguments() -> argparse.Namespace:
     words.add_argument("--queries", type=int, default=96)
     words.add_argument("--recall", type=float, default=0.99)
     words.add_argument("--threads", type=int, default=2)
-    words.add_argument("--limit", type=float, default=120, help="seconds of a peer's every step")
+    words.add_argument("--limit", type=float, default=240, help="seconds of a peer's every step")
     words.add_argument(
         "--clock",
         default="perf_counter",
@@ -163,6 +170,7 @@ def arguments() -> argparse.Namespace:
         help="process_time, with --threads 1, for a look on a busy machine",
     )
     words.add_argument("--fresh", action="store_true", help="measure again what is kept")
+    words.set_defaults(seconds=1.0)
     args = words.parse_args()
     args.device, args.venvs = "cpu", args.venvs or args.work / "venvs"
     return args

@@ -18,7 +18,7 @@ from search_data import TOPK, Data
 from search_peers import PeerError, PeerProcess, PeerSpec
 
 BATCH, ROUNDS = 32, 3
-SHARE = 20  # a setting may take one in so many of a step's time
+SWEEP_SHARE, SETTING_SHARE = 4, 80  # of the time limit: one in so many for all settings, for one
 Row = dict[str, Any]
 
 
@@ -74,30 +74,31 @@ class Cell:
         with np.load(self.answers) as arrays:
             return found | {"scores": arrays["scores"], "ids": arrays["ids"]}
 
-    def sweep(self) -> Row:
+    def sweep(self, process: PeerProcess) -> Row:
         """Answers by the cheapest setting that reaches the recall, or that comes nearest to it."""
         tried: list[Row] = []
-        until = time.monotonic() + self.args.limit
-        with self.process() as process:
-            self.intro = process.ask(self.args.limit, do="open", **self.files())
-            ladders = self.intro["ladders"]
-            for ladder in ladders:
-                low, high = 0, len(ladder)
-                while low < high and time.monotonic() < until:
-                    middle = (low + high) // 2
-                    tried.append(self.attempt(process, ladder[middle]))
-                    enough = tried[-1]["recall"] >= self.args.recall
-                    low, high = (low, middle) if enough else (middle + 1, high)
+        until = time.monotonic() + self.args.limit / SWEEP_SHARE
+        for ladder in self.intro["ladders"]:
+            low, high = 0, len(ladder)
+            while low < high and time.monotonic() < until:
+                middle = (low + high) // 2
+                known = [row["single"] for row in tried if row["recall"] >= self.args.recall]
+                tried.append(self.attempt(process, ladder[middle]))
+                enough = tried[-1]["recall"] >= self.args.recall
+                if not enough and tried[-1]["single"] > min(known, default=float("inf")):
+                    break  # what reaches the recall on this ladder takes longer still
+                low, high = (low, middle) if enough else (middle + 1, high)
         reached = [row for row in tried if row["recall"] >= self.args.recall]
         if reached:
-            return min(reached, key=lambda row: statistics.median(row["ms"]))
+            return min(reached, key=lambda row: row["single"])
         return max(tried, key=lambda row: row["recall"])
 
     def attempt(self, process: PeerProcess, setting: Row) -> Row:
-        """Answers to single queries with a setting, and their recall."""
-        found = self.ask(process, setting, 1, self.args.limit / SHARE)
+        """Answers to single queries with a setting, their recall and median time."""
+        found = self.ask(process, setting, 1, self.args.limit / SETTING_SHARE)
         recall = self.data.recall(self.intro["similarity"], found["ids"])
-        return found | {"setting": setting, "recall": recall}
+        single = statistics.median(found["ms"])
+        return found | {"setting": setting, "recall": recall, "single": single}
 
     def round(self, process: PeerProcess, setting: Row, yardstick: Yardstick) -> Row:
         """Single queries, then the yardstick on the same queries: a slow machine slows both."""
@@ -108,9 +109,11 @@ class Cell:
 
     def measure(self, yardstick: Yardstick) -> tuple[Verdict | None, Row]:
         """Everything: build, sweep, then time and memory of a fresh process."""
-        built, best = self.build(), self.sweep()
+        built, batch = self.build(), min(BATCH, len(self.data.asked))
+        with self.process() as process:
+            self.intro = process.ask(self.args.limit, do="open", **self.files())
+            best = self.sweep(process)
         setting, recall = best["setting"], best["recall"]
-        batch = min(BATCH, len(self.data.asked))
         with self.process() as process:
             process.ask(self.args.limit, do="open", **self.files())
             rounds = [self.round(process, setting, yardstick) for _ in range(ROUNDS)]

@@ -1,5 +1,6 @@
 """The comparison of searches: its data, its yardstick, its gate, and a small run with processes."""
 
+import argparse
 import json
 import shutil
 import signal
@@ -185,13 +186,35 @@ def test_goals_compare_what_reaches_the_recall(load):
     assert fourth.startswith("MISSED: divse prefilter") and "goal 30" in fourth
 
 
-def test_a_peer_that_was_out_of_time_is_not_tried_on_more(load):
-    bench = load("bench_search")
-    slow = {"data": "clustered", "K": 4, "D": 256, "N": 1000, "peer": "lancedb"}
-    rows = [slow | {"note": "build: not within 2.0 minutes"}]
-    assert bench.too_slow(rows, slow | {"N": 5000}) is rows[0]
-    assert bench.too_slow(rows, slow | {"N": 5000, "peer": "numpy exact"}) is None
-    assert bench.too_slow([slow | {"note": "not installed"}], slow | {"N": 5000}) is None
+def test_a_peer_that_takes_too_long_is_not_tried_on_more(load):
+    too_slow = load("bench_search").too_slow
+    small = {"data": "clustered", "K": 4, "D": 256, "N": 1000, "peer": "lancedb"}
+    large = small | {"N": 5000}
+    out = small | {"note": "build: not within 2.0 minutes"}
+    assert too_slow([out], large, 120) == "build: not within 2.0 minutes with 1,000 sets"
+    assert too_slow([out], large | {"peer": "numpy exact"}, 120) is None
+    assert too_slow([small | {"note": "not installed"}], large, 120) is None
+    assert "as it took 40 s with 1,000 sets" in too_slow([small | {"build s": 40}], large, 120)
+    assert too_slow([small | {"build s": 30}], large, 120) is None
+
+
+def test_a_ladder_is_climbed_no_further_than_it_pays(load):
+    module, tried = load("search_cell"), []
+    cell = module.Cell.__new__(module.Cell)
+    cell.args = argparse.Namespace(limit=80, recall=0.99)
+    cell.intro = {"ladders": [[{"a": n} for n in range(8)], [{"b": n} for n in range(8)]]}
+
+    def attempt(process, setting):
+        tried.append(setting)
+        ((name, effort),) = setting.items()
+        slow, enough = (1, effort >= 5) if name == "a" else (9, effort >= 6)
+        return {"setting": setting, "recall": 1.0 if enough else 0.5, "single": slow * (1 + effort)}
+
+    cell.attempt = attempt
+    assert cell.sweep(None)["setting"] == {"a": 5}
+    assert tried == [{"a": 4}, {"a": 6}, {"a": 5}, {"b": 4}]
+    cell.args.recall, cell.intro = 2.0, {"ladders": [[{"a": n} for n in range(8)]]}
+    assert cell.sweep(None)["recall"] == 1.0  # none reaches it: the best there is
 
 
 def test_names_of_lines_do_not_overlap(load):
