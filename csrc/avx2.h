@@ -76,6 +76,17 @@ struct Avx2 {
                    _mm256_permute2f128_ps(low, high, 0x31));
     }
 
+    // columns[i] = (rows[0][i], rows[1][i], ...), `rows` being 8 x 8 lanes of any kind.
+    static void transpose(const float* rows, F* columns) {
+        float turned[width * width];
+        for (int r = 0; r < width; ++r) {
+            for (int c = 0; c < width; ++c) {
+                __builtin_memcpy(turned + c * width + r, rows + r * width + c, sizeof *rows);
+            }
+        }
+        for (int c = 0; c < width; ++c) columns[c] = load(turned + c * width);
+    }
+
 private:
     // Per 128-bit half, the sum of that half of a, b, c, d.
     static F fours(F a, F b, F c, F d) {

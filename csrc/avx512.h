@@ -65,7 +65,36 @@ struct Avx512 {
         return add(_mm512_shuffle_ps(p, r, 0x88), _mm512_shuffle_ps(p, r, 0xdd));
     }
 
+    // columns[i] = (rows[0][i], rows[1][i], ...), `rows` being 16 x 16 lanes of any kind.
+    static void transpose(const float* rows, F* columns) {
+        F fours[width];
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i) {  // row i, 4 + i, ... : one 128-bit quarter each
+            const F a = row(rows, i), b = row(rows, 4 + i), c = row(rows, 8 + i),
+                    d = row(rows, 12 + i);
+            const F ab = _mm512_shuffle_f32x4(a, b, 0x44), cd = _mm512_shuffle_f32x4(c, d, 0x44);
+            const F AB = _mm512_shuffle_f32x4(a, b, 0xee), CD = _mm512_shuffle_f32x4(c, d, 0xee);
+            fours[i] = _mm512_shuffle_f32x4(ab, cd, 0x88);
+            fours[4 + i] = _mm512_shuffle_f32x4(ab, cd, 0xdd);
+            fours[8 + i] = _mm512_shuffle_f32x4(AB, CD, 0x88);
+            fours[12 + i] = _mm512_shuffle_f32x4(AB, CD, 0xdd);
+        }
+#pragma GCC unroll 4
+        for (int q = 0; q < width; q += 4) {
+            const F ab = _mm512_unpacklo_ps(fours[q], fours[q + 1]);
+            const F AB = _mm512_unpackhi_ps(fours[q], fours[q + 1]);
+            const F cd = _mm512_unpacklo_ps(fours[q + 2], fours[q + 3]);
+            const F CD = _mm512_unpackhi_ps(fours[q + 2], fours[q + 3]);
+            columns[q] = _mm512_shuffle_ps(ab, cd, 0x44);
+            columns[q + 1] = _mm512_shuffle_ps(ab, cd, 0xee);
+            columns[q + 2] = _mm512_shuffle_ps(AB, CD, 0x44);
+            columns[q + 3] = _mm512_shuffle_ps(AB, CD, 0xee);
+        }
+    }
+
 private:
+    static F row(const float* rows, int i) { return _mm512_loadu_ps(rows + i * width); }
+
     static Mask first(int count) { return static_cast<Mask>((1u << count) - 1); }
 
     // Four partial sums of each of a, b, c, d, one 128-bit quarter per vector.

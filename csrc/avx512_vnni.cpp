@@ -34,39 +34,8 @@ struct Vnni {
         return _mm512_add_epi32(shuffle<0x88>(p, r), shuffle<0xdd>(p, r));
     }
 
-    // columns[i] = (rows[0][i], rows[1][i], ...), `rows` being 16 x 16.
-    static void transpose(const std::int32_t* rows, Int* columns) {
-        Int fours[width];
-#pragma GCC unroll 4
-        for (int i = 0; i < 4; ++i) {  // row i, 4 + i, ... : one 128-bit quarter each
-            const Int a = load_row(rows, i), b = load_row(rows, 4 + i), c = load_row(rows, 8 + i),
-                      d = load_row(rows, 12 + i);
-            const Int ab = _mm512_shuffle_i32x4(a, b, 0x44), cd = _mm512_shuffle_i32x4(c, d, 0x44);
-            const Int AB = _mm512_shuffle_i32x4(a, b, 0xee), CD = _mm512_shuffle_i32x4(c, d, 0xee);
-            fours[i] = _mm512_shuffle_i32x4(ab, cd, 0x88);
-            fours[4 + i] = _mm512_shuffle_i32x4(ab, cd, 0xdd);
-            fours[8 + i] = _mm512_shuffle_i32x4(AB, CD, 0x88);
-            fours[12 + i] = _mm512_shuffle_i32x4(AB, CD, 0xdd);
-        }
-#pragma GCC unroll 4
-        for (int q = 0; q < width; q += 4) {
-            const Int ab = _mm512_unpacklo_epi32(fours[q], fours[q + 1]);
-            const Int AB = _mm512_unpackhi_epi32(fours[q], fours[q + 1]);
-            const Int cd = _mm512_unpacklo_epi32(fours[q + 2], fours[q + 3]);
-            const Int CD = _mm512_unpackhi_epi32(fours[q + 2], fours[q + 3]);
-            columns[q] = _mm512_unpacklo_epi64(ab, cd);
-            columns[q + 1] = _mm512_unpackhi_epi64(ab, cd);
-            columns[q + 2] = _mm512_unpacklo_epi64(AB, CD);
-            columns[q + 3] = _mm512_unpackhi_epi64(AB, CD);
-        }
-    }
-
 private:
     static Int biased(Int x) { return _mm512_xor_si512(x, _mm512_set1_epi8(-128)); }
-
-    static Int load_row(const std::int32_t* rows, int row) {
-        return _mm512_loadu_si512(rows + row * width);
-    }
 
     template <int Order>
     static Int shuffle(Int a, Int b) {

@@ -70,6 +70,17 @@ struct Baseline {
         return total;
     }
 
+    // columns[i] = (rows[0][i], rows[1][i], ...), `rows` being 4 x 4 lanes of any kind.
+    static void transpose(const float* rows, F* columns) {
+        float turned[width * width];
+        for (int r = 0; r < width; ++r) {
+            for (int c = 0; c < width; ++c) {
+                __builtin_memcpy(turned + c * width + r, rows + r * width + c, sizeof *rows);
+            }
+        }
+        for (int c = 0; c < width; ++c) columns[c] = load(turned + c * width);
+    }
+
 private:
     static Mask widened(const void* p) {
         typedef std::uint16_t Bits __attribute__((vector_size(8)));

@@ -68,10 +68,11 @@ void dot_elements(const float* queries, std::int64_t query_stride, const void* c
     }
 }
 
-// Lane r * Elements + e of the result is <query row r, gallery element e>.
+// Lane r * Elements + e of the result is <query row r, gallery element e>. Never inlined, else the
+// sums would not stay in registers.
 template <class V, int Rows, class T>
-typename V::F dot_tile(const float* queries, std::int64_t query_stride, const void* const* elements,
-                       std::int64_t dim) {
+[[gnu::noinline]] typename V::F dot_tile(const float* queries, std::int64_t query_stride,
+                                        const void* const* elements, std::int64_t dim) {
     constexpr int Elements = V::width / Rows, Together = Elements < 4 ? Elements : 4;
     typename V::F sums[V::width];
 #pragma GCC unroll 1
@@ -112,17 +113,46 @@ void dot_rows(const Rows& rows, std::int64_t row, int real, const Elements& elem
     }
 }
 
-template <class V, class T>
-void dot_products(const Rows& rows, const Elements& elements, float* tile) {
+// Full lanes of sets of one size, evenly spaced; `count` elements of each, a multiple of a tile's.
+struct EvenSets {
+    const char* first;
+    std::int64_t set_bytes, element_bytes, count, dim;
+};
+
+// tile[(element * rows + row) * width + lane]: a set's cosines become a lane by a transpose.
+template <class V, int Height, class T>
+void dot_rows(const Rows& rows, std::int64_t row, int real, const EvenSets& sets, float* tile) {
+    constexpr int Width = V::width / Height;
+    const float* queries = rows.values + (rows.first + row) * rows.stride;
+    for (std::int64_t j = 0; j < sets.count; j += Width) {
+        float cosines[V::width * V::width];
+        for (int lane = 0; lane < V::width; ++lane) {
+            const char* set = sets.first + lane * sets.set_bytes + j * sets.element_bytes;
+            const void* addresses[Width];
+            for (int e = 0; e < Width; ++e) addresses[e] = set + e * sets.element_bytes;
+            V::store(cosines + lane * V::width,
+                     dot_tile<V, Height, T>(queries, rows.stride, addresses, sets.dim));
+        }
+        typename V::F columns[V::width];
+        V::transpose(cosines, columns);
+        for (int e = 0; e < Width; ++e) {
+            float* out = tile + ((j + e) * rows.count + row) * V::width;
+            for (int r = 0; r < real; ++r) V::store(out + r * V::width, columns[r * Width + e]);
+        }
+    }
+}
+
+template <class V, class T, class Gallery>
+void dot_products(const Rows& rows, const Gallery& gallery, float* tile) {
     for (std::int64_t row = 0; row < rows.count;) {
         const std::int64_t left = rows.count - row;
         const int real = left < 4 ? static_cast<int>(left) : 4;
         if (real > 2) {
-            dot_rows<V, 4, T>(rows, row, real, elements, tile);
+            dot_rows<V, 4, T>(rows, row, real, gallery, tile);
         } else if (real == 2) {
-            dot_rows<V, 2, T>(rows, row, real, elements, tile);
+            dot_rows<V, 2, T>(rows, row, real, gallery, tile);
         } else {
-            dot_rows<V, 1, T>(rows, row, real, elements, tile);
+            dot_rows<V, 1, T>(rows, row, real, gallery, tile);
         }
         row += real;
     }

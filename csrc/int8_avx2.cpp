@@ -37,14 +37,6 @@ struct Madd {
                                 _mm256_permute2x128_si256(a, b, 0x31));
     }
 
-    static void transpose(const std::int32_t* rows, Int* columns) {
-        std::int32_t turned[width * width];
-        for (int r = 0; r < width; ++r) {
-            for (int c = 0; c < width; ++c) turned[c * width + r] = rows[r * width + c];
-        }
-        for (int c = 0; c < width; ++c) columns[c] = load_sums(turned + c * width);
-    }
-
 private:
     static Int load_sums(const std::int32_t* p) {
         return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));

@@ -36,12 +36,6 @@ struct Plain {
         for (int i = 0; i < width; ++i) total[i] = (s[i][0] + s[i][2]) + (s[i][1] + s[i][3]);
         return total;
     }
-    // columns[i] = (rows[0][i], rows[1][i], ...)
-    static void transpose(const std::int32_t* rows, Int* columns) {
-        for (int r = 0; r < width; ++r) {
-            for (int c = 0; c < width; ++c) columns[c][r] = rows[r * width + c];
-        }
-    }
 };
 
 }  // namespace

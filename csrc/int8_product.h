@@ -1,7 +1,7 @@
 // Integer inner products of query rows and gallery elements, both int8. A register type I offers
 //   Int: `width` lanes of int32; `bytes` of codes a step
 //   load, load_first(gallery codes, how many are there), load_query
-//   zero, dot(sum, gallery, query), sum_each, transpose, store
+//   zero, dot(sum, gallery, query), sum_each, store
 //   floats(dots, sum of the query's codes): load may add a constant to codes, this takes it off
 #pragma once
 
@@ -102,7 +102,7 @@ struct CodeSets {
 };
 
 // tile[(element * rows + row) * width + lane], read strictly in the order of memory.
-template <class I, int Rows>
+template <class V, class I, int Rows>
 void multiply_sets(const CodeRows& rows, const CodeSets& sets, std::int32_t* tile) {
     constexpr int Elements = I::width / Rows;
     for (std::int64_t j = 0; j < sets.per_set; j += Elements) {
@@ -116,12 +116,13 @@ void multiply_sets(const CodeRows& rows, const CodeSets& sets, std::int32_t* til
                          dot_codes<I, Rows>(rows.codes + row * rows.stride, rows.stride, addresses,
                                             sets.dim));
             }
-            typename I::Int columns[I::width];
-            I::transpose(dots, columns);
+            typename V::F columns[I::width];  // moved as floats, bit for bit
+            V::transpose(reinterpret_cast<const float*>(dots), columns);
             for (int r = 0; r < Rows; ++r) {
                 for (int e = 0; e < Elements; ++e) {
-                    I::store(tile + ((j + e) * rows.count + row + r) * I::width,
-                             columns[r * Elements + e]);
+                    float* out = reinterpret_cast<float*>(tile) +
+                                 ((j + e) * rows.count + row + r) * I::width;
+                    V::store(out, columns[r * Elements + e]);
                 }
             }
         }

@@ -124,7 +124,7 @@ private:
         const std::int64_t elements = j.end - j.begin;
         if (adjacent_ && elements % (V::width / Rows) == 0) {
             const std::int8_t* codes = gallery_.codes + (starts_[0] + j.begin) * block_.dim;
-            multiply_sets<I, Rows>(rows, {codes, longest_ * block_.dim, block_.dim, elements},
+            multiply_sets<V, I, Rows>(rows, {codes, longest_ * block_.dim, block_.dim, elements},
                                    tile);
         } else {
             const std::int64_t count = list_elements(j, rows.count * V::width);

@@ -43,7 +43,9 @@ public:
         jobs_.push_back(&job);
         wanted_ += job.wanted;
         try {
-            for (; helpers_ - busy_ < wanted_; ++helpers_) std::thread([this] { serve(); }).detach();
+            for (; helpers_ - busy_ < wanted_; ++helpers_) {
+                std::thread([this] { serve(); }).detach();
+            }
         } catch (...) {
             // No more threads to be had: those that are there, and the caller, do all the work.
         }

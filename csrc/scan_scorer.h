@@ -74,28 +74,50 @@ private:
 
     // Cosines [element of the set][query row][lane].
     void multiply(const Lanes& lanes, Range j, Range x) const {
-        const std::int64_t row = (x.end - x.begin) * V::width, step = step_of(gallery_);
-        const void** addresses = scratch_.rows;
-        std::int64_t* places = scratch_.places;
+        const Rows rows{block_.values, block_.padded_dim, x.begin, x.end - x.begin};
+        if (even(lanes, x)) {
+            const std::int64_t size = gallery_.element == Element::f32 ? 4 : 2;
+            return dot(rows, EvenSets{first_of(gallery_, lanes.first), gallery_.set_stride * size,
+                                      step_of(gallery_), lanes.longest, block_.dim});
+        }
+        const std::int64_t count = list(lanes, j, (x.end - x.begin) * V::width);
+        if (block_.columns) return multiply_columns(count, x);
+        for (int i = 0; i < row_padding; ++i) scratch_.rows[count + i] = scratch_.rows[0];
+        dot(rows, Elements{scratch_.rows, scratch_.places, count, block_.dim});
+    }
+
+    // Whether small sets fill the lanes, one after another, and tiles of x query rows.
+    bool even(const Lanes& lanes, Range x) const {
+        const std::int64_t rows = x.end - x.begin, height = rows > 2 ? 4 : rows;
+        const bool one_height = height < 4 || rows % 4 == 0 || rows % 4 == 3;
+        return one_height && !block_.columns && !gallery_.ids && !gallery_.offsets &&
+               !lanes.ragged && lanes.longest <= V::width && lanes.count == V::width &&
+               lanes.longest % (V::width / height) == 0;
+    }
+
+    template <class Gallery>
+    void dot(const Rows& rows, const Gallery& gallery) const {
+        switch (gallery_.element) {
+            case Element::f32: return dot_products<V, float>(rows, gallery, scratch_.tile);
+            case Element::f16: return dot_products<V, Half>(rows, gallery, scratch_.tile);
+            case Element::bf16: return dot_products<V, Brain>(rows, gallery, scratch_.tile);
+        }
+    }
+
+    // Addresses of elements j of every lane, and their places; returns how many there are.
+    std::int64_t list(const Lanes& lanes, Range j, std::int64_t row) const {
+        const std::int64_t step = step_of(gallery_);
         std::int64_t count = 0;
         for (std::int64_t lane = 0; lane < lanes.count; ++lane) {
             const std::int64_t n = lanes.first + lane, end = least(j.end, length_of(gallery_, n));
             const char* address = first_of(gallery_, n) + j.begin * step;
             std::int64_t place = lane;
             for (std::int64_t i = j.begin; i < end; ++i, ++count, address += step, place += row) {
-                addresses[count] = address;
-                places[count] = place;
+                scratch_.rows[count] = address;
+                scratch_.places[count] = place;
             }
         }
-        if (block_.columns) return multiply_columns(count, x);
-        for (int i = 0; i < row_padding; ++i) scratch_.rows[count + i] = scratch_.rows[0];
-        const Rows rows{block_.values, block_.padded_dim, x.begin, x.end - x.begin};
-        const Elements elements{scratch_.rows, scratch_.places, count, block_.dim};
-        switch (gallery_.element) {
-            case Element::f32: return dot_products<V, float>(rows, elements, scratch_.tile);
-            case Element::f16: return dot_products<V, Half>(rows, elements, scratch_.tile);
-            case Element::bf16: return dot_products<V, Brain>(rows, elements, scratch_.tile);
-        }
+        return count;
     }
 
     // Query rows in lanes times the listed elements, which are first read in the order of memory.

@@ -14,6 +14,7 @@ from native_cases import (
     full_sort,
     make_lengths,
     make_sets,
+    packed,
     with_nan_padding,
 )
 
@@ -114,6 +115,19 @@ def test_equal_sets_score_equal_anywhere(isa, rng):
     for count in (1, 16):
         scores = divse_native.scores(make_sets(rng, count, 4, 20), gallery, alpha=60.0, isa=isa)
         assert (scores[:, [0, 7, 18, 39]] == scores[:, [5]]).all()
+
+
+@every_isa
+@pytest.mark.parametrize("elements", [1, 2, 3, 4, 8, 12, 16, 20])
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 6, 7, 8])
+def test_even_and_listed_sets_score_the_same(isa, elements, rows, rng):
+    """Sets of one size go through a transpose, packed ones are stored cosine by cosine."""
+    queries, gallery = make_sets(rng, 1, rows, 35), make_sets(rng, 37, elements, 35, "float16")
+    options = {"isa": isa, "alpha": 16.0}
+    even = check_scores(queries, gallery, **options)
+    flat, offsets = packed(gallery, np.full(37, elements))
+    listed = divse_native.scores(queries, flat, gallery_offsets=offsets, **options)
+    np.testing.assert_array_equal(even, listed)
 
 
 @every_isa
