@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from divse.data.pictures import Picture, as_rgb, read_picture
+from divse.sets import as_tensor
 
 
 def picture_array(image: Any) -> Picture:
@@ -37,4 +37,4 @@ def region_array(features: Any) -> Tensor:
             f"images: got {what}; this model reads features of regions, one array (R, C) a picture "
             "with at least one region"
         )
-    return torch.as_tensor(features, dtype=torch.float32)
+    return as_tensor(features, name="images").float()  # memory-mapped arrays may be read-only

@@ -20,7 +20,7 @@ from divse.plots.table import (
     mean_interval,
 )
 
-BAR, HEADING, PANEL_END = 0.27, 0.34, 0.75
+BAR, HEADING, PANEL_END = 0.27, 0.34, 0.6
 ABOVE, BELOW, OPEN = "#0072B2", "#D55E00", "#9aa3ad"
 NUMBERS = 2.55  # inches of the columns of numbers
 
@@ -97,7 +97,9 @@ def _height(groups: dict[str, list[Line]]) -> float:
 
 def _panel(page: Page, data: str, groups: dict[str, list[Line]], column: str, top: float) -> None:
     names = [item.name for lines in groups.values() for item in lines]
-    left = 0.45 + max(text_width(name, BODY) for name in [*names, "Smooth"]) + 0.2
+    heads = [GROUPS.get(group, group) for group in groups]
+    widest = [text_width(name, BODY, "bold") for name in [*names, *heads]]
+    left = 0.45 + max(widest) + 0.15
     right = 8.7 - NUMBERS
     if data:
         page.text(0.3, top, data, size=BODY + 1.5, weight="bold")

@@ -47,8 +47,8 @@ def attention_page(looked: Sequence[Looked], captions: Sequence[str], gallery: s
     asked = [one.asked for one in looked]
     page = Page(
         "Where each element of a picture's set looks, and its nearest captions",
-        f"{_how_to_read(looked)} Captions of {gallery}, with the cosine to their nearest element "
-        f"(under the picture: similarity of the whole sets).{mark_note(asked)}",
+        f"{_how_to_read(looked)} Below, the nearest of {gallery}, with the cosine to their nearest "
+        f"element; under the picture, similarity of the whole sets.{mark_note(asked)}",
         sum(heights),
     )
     top = 0.0

@@ -16,7 +16,7 @@ Box = tuple[float, float, float, float]
 REACHES = (0.1, 0.18, 0.3, 0.45, 0.65, 0.9, 1.2)
 DIRECTIONS = 16
 LEADER = 0.25  # a label farther away is joined to its point
-OVER_LABEL, OVER_MARK, OUTSIDE = 100.0, 12.0, 200.0
+OVER_LABEL, OVER_MARK, OUTSIDE, NEARER_ANOTHER = 100.0, 12.0, 200.0, 4.0
 
 
 def place_labels(
@@ -29,11 +29,15 @@ def place_labels(
     """Write the names of points (in data coordinates) beside them, clear of `marks`."""
     frame = box_of(axes)
     taken: list[Box] = []
-    for point, name in zip(points, names, strict=True):
-        anchor = inches(axes, point)
+    anchors = [inches(axes, point) for point in points]
+    for place, name in enumerate(names):
+        anchor, others = anchors[place], anchors[:place] + anchors[place + 1 :]
         size = text_width(name, SMALL), line(SMALL)
         choices = list(_places(anchor, size))
-        costs = [_cost(box, reach, frame, taken, marks) for box, reach in choices]
+        costs = [
+            _cost(box, reach, frame, taken, marks) + _doubt(box, anchor, others)
+            for box, reach in choices
+        ]
         box, reach = choices[costs.index(min(costs))]
         taken.append(box)
         if reach > LEADER:
@@ -88,6 +92,19 @@ def _cost(box: Box, reach: float, frame: Box, taken: Sequence[Box], marks: Seque
     marked = sum(overlap(box, mark) for mark in marks)
     covered = OUTSIDE * outside + OVER_LABEL * over + OVER_MARK * marked
     return covered / area + reach
+
+
+def _doubt(box: Box, anchor: tuple[float, float], others: Sequence[tuple[float, float]]) -> float:
+    """How much a label seems to belong to another point, which lies as near to it."""
+    nearest = min((distance(box, other) for other in others), default=math.inf)
+    return NEARER_ANOTHER * max(0.0, distance(box, anchor) + 0.05 - nearest)
+
+
+def distance(box: Box, point: tuple[float, float]) -> float:
+    """From a point to the nearest edge of a box; zero inside."""
+    across = max(box[0] - point[0], 0.0, point[0] - box[2])
+    up = max(box[1] - point[1], 0.0, point[1] - box[3])
+    return math.hypot(across, up)
 
 
 def _join(axes: Any, anchor: tuple[float, float], box: Box) -> None:

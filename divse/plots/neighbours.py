@@ -143,8 +143,8 @@ def captions_page(asked: Sequence[Asked], captions: Sequence[str], gallery: str)
     heights = [_captions_height(one, captions, columns) for one in asked]
     page = Page(
         "Nearest captions of each element of a picture's set",
-        f"Of {gallery}. Numbers: cosine of the element and the caption's nearest element; under "
-        f"the picture, similarity of the whole sets.{mark_note(asked)}",
+        f"Out of {gallery}. Numbers: cosine of the element and the caption's nearest element; "
+        f"under the picture, similarity of the whole sets.{mark_note(asked)}",
         sum(heights),
     )
     top = 0.0
@@ -213,14 +213,14 @@ def pictures_page(asked: Sequence[Asked], pixels: Mapping[int, Pixels], gallery:
     height = columns.bands * band + line(BODY) + 0.1
     page = Page(
         "Nearest pictures of each element of a caption's set",
-        f"Of {gallery}. Numbers: cosine of the element and the picture's nearest element; at the "
-        f"left, similarity of the whole sets.{_fits_note(asked)}",
+        f"Out of {gallery}. Numbers: cosine of the element and the picture's nearest element; at "
+        f"the left, similarity of the whole sets.{_fits_note(asked)}",
         len(asked) * height,
     )
     for number, one in enumerate(asked):
         top = number * height
         quoted = page.text(0.3, top, f"“{one.text}”", CONTENT, BODY, weight="bold", most=1)
-        start = page.text(0.3, quoted, "whole set", size=BODY)
+        start = page.text(0.3, quoted, "whole set", size=BODY, weight="bold")
         _thumbnails(page, one.whole, one, pixels, (0.3, start, columns.width))
         for k, found in enumerate(one.elements):
             start = element_name(page, k, columns, quoted + columns.band(k) * band)

@@ -20,7 +20,7 @@ LEADING = 1.35
 INK, GREY, LINE, PANEL, PAPER = "#1b1f24", "#57606a", "#d0d7de", "#f3f4f6", "#ffffff"
 # Okabe and Ito's colours for every kind of sight, without yellow, which is too light on paper
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5D3A9B")
-FORMATS = ("png", "svg")
+FORMATS, OTHER_FORMATS = ("png", "svg"), ("pdf", "jpg", "jpeg", "eps", "ps", "gif", "webp", "tif")
 FONTS = ("DejaVu Sans", "Noto Sans CJK JP", "Noto Sans CJK SC", "Arial Unicode MS", "Noto Sans")
 
 
@@ -112,6 +112,8 @@ def plain(axes: Axes, grid: str = "") -> None:
 def save(page: Page, out: Path, formats: Sequence[str] = ()) -> list[Path]:
     """Write a page: in the format of its suffix, in `formats`, or as PNG and SVG."""
     suffix = out.suffix.lower().removeprefix(".")
+    if suffix in OTHER_FORMATS:
+        raise ValueError(f"out: got {out.name}, figures are written as {' or '.join(FORMATS)}")
     formats = formats or ([suffix] if suffix in FORMATS else FORMATS)
     wrong = [name for name in formats if name not in FORMATS]
     if wrong:

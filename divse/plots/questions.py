@@ -14,7 +14,7 @@ from divse.data.pictures import read_picture
 from divse.plots.attention import Looked
 from divse.plots.neighbours import Asked, Neighbour, Pixels, nearest, nearest_wholes
 from divse.plots.space import Family
-from divse.plots.trained import TrainedRun
+from divse.plots.trained import TrainedRun, data_name
 from divse.sets import EmbeddingSets
 
 WHOLE = 3  # neighbours of a whole set, beside those of its elements
@@ -37,26 +37,44 @@ def ask_pictures(
     seed: int,
     default: int,
 ) -> list[Question]:
-    """Pictures of the split and picture files with their nearest captions; some drawn, if none."""
-    if files and trained.reads_regions:
-        raise ValueError(
-            f"{trained.folder} reads features of regions, not pictures: give --index, a picture "
-            "of its data"
-        )
+    """Pictures of the split and picture files with their nearest captions; some drawn, if none.
+
+    Where the model reads regions, files are what to show of the pictures in `rows`.
+    """
     if not rows and not files:
         rows = trained.sample(default, seed)
-    questions = []
-    for row, inputs in zip(rows, trained.inputs(rows), strict=True):
-        asked = _nearest_captions(trained, inputs, topk)
-        asked = replace(asked, name=trained.data.image_ids[row], pixels=trained.pixels(row))
-        found = {n.row for some in [*asked.elements, asked.whole] for n in some}
-        fits = frozenset(caption for caption in found if trained.fits(row, caption))
-        questions.append(Question(inputs, replace(asked, fits=fits)))
+    questions = [_ask_row(trained, row, topk) for row in rows]
+    if trained.reads_regions and files:
+        return _shown(trained, questions, files)
     for file in files:
         pixels = read_picture(file)
         asked = replace(_nearest_captions(trained, pixels, topk), name=file.name, pixels=pixels)
         questions.append(Question(pixels, asked))
     return questions
+
+
+def _ask_row(trained: TrainedRun, row: int, topk: int) -> Question:
+    inputs = trained.inputs([row])[0]
+    asked = _nearest_captions(trained, inputs, topk)
+    asked = replace(asked, name=trained.data.image_ids[row], pixels=trained.pixels(row))
+    found = {n.row for some in [*asked.elements, asked.whole] for n in some}
+    fits = frozenset(caption for caption in found if trained.fits(row, caption))
+    return Question(inputs, replace(asked, fits=fits))
+
+
+def _shown(
+    trained: TrainedRun, questions: Sequence[Question], files: Sequence[Path]
+) -> list[Question]:
+    """Questions about regions, with the pictures that their regions were found in."""
+    if len(files) != len(questions):
+        raise ValueError(
+            f"{trained.folder} reads features of regions, not pictures: --image shows what an "
+            f"--index is of, so give as many; got {len(questions)} --index, {len(files)} --image"
+        )
+    return [
+        replace(question, asked=replace(question.asked, pixels=read_picture(file)))
+        for question, file in zip(questions, files, strict=True)
+    ]
 
 
 def _nearest_captions(trained: TrainedRun, inputs: NDArray[Any], topk: int) -> Asked:
@@ -85,7 +103,7 @@ def look(
     if held.shape != expected:
         raise ValueError(f"{boxes}: got {held.shape}, expected {expected}: x1 y1 x2 y2 a region")
     if found[0].asked.pixels is None:
-        raise ValueError("--boxes: this data holds no pictures to draw them over")
+        raise ValueError("--boxes: give the picture to draw them over, --image FILE")
     return [replace(found[0], boxes=held)]
 
 
@@ -147,13 +165,13 @@ def families_of(
 
 def name_of_captions(trained: TrainedRun) -> str:
     """What the captions are that neighbours are taken from."""
-    return f"the {len(trained.data.captions):,} captions of {_split(trained)}"
+    return f"{len(trained.data.captions):,} captions ({_split(trained)})"
 
 
 def name_of_pictures(trained: TrainedRun) -> str:
     """What the pictures are that neighbours are taken from."""
-    return f"the {len(trained.data):,} pictures of {_split(trained)}"
+    return f"{len(trained.data):,} pictures ({_split(trained)})"
 
 
 def _split(trained: TrainedRun) -> str:
-    return f"{trained.data.name}/{trained.data.split}"
+    return f"{data_name(trained.config)}, {trained.data.split}"

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from divse.evaluation import Interval
 from divse.evaluation.bootstrap import student_t
-from divse.plots.trained import read_settings
+from divse.plots.trained import data_name, read_settings
 
 Row = dict[str, Any]
 TEST = "test.json"
@@ -39,8 +39,8 @@ NAMES = {
 GROUPS = {
     "similarity": "Similarity",
     "head": "Head",
-    "k": "Elements of a set",
-    "alpha": "Sharpness of Smooth-Chamfer",
+    "k": "Elements K",
+    "alpha": "Sharpness α",
     "other": "Configurations",
 }
 FIGURES = {
@@ -106,7 +106,7 @@ def _row(folder: Path) -> Row:
     config = read_settings(folder)
     figures = json.loads((folder / TEST).read_text())
     name = re.sub(r"-\d+$", "", folder.resolve().name)
-    settings: Row = {"data": config.data.name, "config": name, "seed": config.train.seed}
+    settings: Row = {"data": data_name(config), "config": name, "seed": config.train.seed}
     settings |= {"similarity": config.loss.similarity, "head": config.model.head}
     alpha = config.loss.alpha if config.loss.similarity == "smooth_chamfer" else None
     return {**settings, "k": config.model.k, "alpha": alpha, **figures}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,7 @@ class TrainedRun:
     data: ImageTextData
 
     @classmethod
-    def open(cls, folder: Path, split: str = "test", data: str = "", pictures: int = 0) -> Any:
+    def open(cls, folder: Path, split: str = "test", data: str = "", pictures: int = 0) -> Self:
         """Load a run of train.py and a split of its data, or of the same kind of data elsewhere.
 
         Args:
@@ -58,6 +58,12 @@ class TrainedRun:
 
     def inputs(self, rows: Sequence[int]) -> list[NDArray[Any]]:
         """What the model reads of some pictures: pixels or features of regions."""
+        wrong = [row for row in rows if not 0 <= row < len(self.data)]
+        if wrong:
+            raise ValueError(
+                f"picture {wrong[0]}: got no such index, {self.data.name}/{self.data.split} holds "
+                f"0 .. {len(self.data) - 1}"
+            )
         read = self.data.features if self.reads_regions else self.data.image
         return [read(row) for row in rows]
 
@@ -93,6 +99,11 @@ def read_settings(folder: Path) -> Config:
             f"{folder} holds no {SETTINGS}: give the folder of a run of train.py"
         )
     return Config.of(read_file(folder / SETTINGS))
+
+
+def data_name(config: Config) -> str:
+    """What to call a run's data: its folder or file, or the generator."""
+    return Path(config.data.path).resolve().stem if config.data.path else config.data.name
 
 
 def load_split(config: Config, split: str) -> ImageTextData:
