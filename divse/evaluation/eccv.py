@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -73,11 +74,12 @@ def read_pairs(file: Path, corpus: Corpus, query: str, item: str) -> Pairs:
     if not file.is_file():
         raise FileNotFoundError(f"{file}: there is no such file of ground truth")
     try:
-        content = {int(key): [int(v) for v in items] for key, items in _loaded(file).items()}
+        content = _loaded(file)
+        names = np.array([int(key) for key in content], np.int64)
+        asked = np.repeat(names, [len(items) for items in content.values()])
+        fits = np.array(list(chain.from_iterable(content.values())), np.int64)
     except (TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{file}: expected JSON {{query id: [ids]}}: {error}") from None
-    asked = np.repeat(list(content), [len(items) for items in content.values()])
-    fits = np.concatenate([np.zeros(0, np.int64), *(np.array(v) for v in content.values())])
     queries = _known(file, query, asked, corpus, 0.0)
     items, there = _known(file, item, fits, corpus, LOST)
     return Pairs(queries[0][there], items[there], queries[0][~there])

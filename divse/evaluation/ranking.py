@@ -13,13 +13,13 @@ over the tiles that hold fitting pairs finds the scores to beat; those tiles are
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
 
 from divse.evaluation.judgement import Array, Judgement
-from divse.evaluation.scores import Scores
+from divse.evaluation.scores import MatrixScores, Scores
 
 #: Relative difference below which two scores are equal: the fp32 slack of every implementation.
 TIE = 8 * float(np.finfo(np.float32).eps)
@@ -50,7 +50,7 @@ def negatives_ahead(
     tell = progress or (lambda what, step, total: None)
     if columns:
         for strip in tiles.strips():
-            for start in sorted({s for each in columns for s in each.starts(strip, block)}):
+            for start in sorted({s for each in columns for s in each.starts(strip, tiles.block)}):
                 tile = tiles.tile(strip, start)
                 for each in columns:
                     each.collect(tile, strip, start)
@@ -71,10 +71,11 @@ class _Tiles:
     """Strips of rows of a score matrix, scored in tiles; the last ones are kept."""
 
     def __init__(self, scores: Scores, block: int) -> None:
-        self.scores, self.block = scores, block
         self.rows, self.columns = scores.shape
         self.height = max(1, min(block, STRIP // self.columns))
-        kept = max(1, STRIP // (self.height * block))  # small problems are scored once
+        # what is scored already needs no tiles
+        self.block = self.columns if isinstance(scores, MatrixScores) else block
+        kept = max(1, STRIP // (self.height * self.block))  # small problems are scored once
         self._scored = lru_cache(maxsize=kept)(
             lambda a, b, c, d: scores.tile(slice(a, b), slice(c, d))
         )
@@ -149,32 +150,29 @@ class _ByRow(_Counter):
         window = self.window(queries)
         rows = np.repeat(local, judgement.counts[queries])
         level = self.needed(whole[rows, judgement.items[window]].astype(np.float64), queries)
-        part = taken(taken(whole, local, 0), judgement.gallery, 1)
-        own = None
-        if judgement.skip_self:
-            asked = judgement.queries[queries]
-            own = whole[local, asked]
-            if judgement.gallery is not None:  # NaN reaches no level
-                own = np.where(np.isin(asked, judgement.gallery), own, np.nan)
-        if judgement.every:
-            self._count_every(part, level, own, window, queries)
+        bar = at_least(level, whole.dtype)
+        lines = (taken(whole[row], judgement.gallery, 0) for row in local)
+        if not judgement.every:
+            self.ahead[queries] += [
+                np.count_nonzero(line >= one) for line, one in zip(lines, bar, strict=True)
+            ]
+            self.ahead[queries] -= self._self(whole, local, queries) >= bar
             return
-        bar = at_least(level, part.dtype)
-        self.ahead[queries] += np.count_nonzero(part >= bar[:, None], axis=1)
-        if own is not None:
-            self.ahead[queries] -= own >= bar
+        offsets = judgement.offsets[queries.start : queries.stop + 1] - window.start
+        owner = np.repeat(np.arange(len(local)), np.diff(offsets))
+        self.ahead[window] += reaching(lines, bar, offsets)
+        self.ahead[window] -= self._self(whole, local, queries)[owner] >= bar
 
-    def _count_every(
-        self, part: Array, level: Array, own: Array | None, window: slice, queries: slice
-    ) -> None:
-        bar = at_least(level, part.dtype)
-        offsets = self.judgement.offsets[queries.start : queries.stop + 1] - window.start
-        rising = np.sort(part, axis=1)
-        for row, (begin, end) in enumerate(zip(offsets[:-1], offsets[1:], strict=True)):
-            reach = part.shape[1] - np.searchsorted(rising[row], bar[begin:end])
-            if own is not None:
-                reach -= own[row] >= bar[begin:end]
-            self.ahead[window.start + begin : window.start + end] += reach
+    def _self(self, whole: Array, local: Array, queries: slice) -> Array:
+        """How each query scores with itself if that is no answer; else NaN: counts nowhere."""
+        judgement = self.judgement
+        asked = judgement.queries[queries]
+        if not judgement.skip_self:
+            return np.full(len(asked), np.nan)
+        own: Array = whole[local, asked]
+        if judgement.gallery is None:
+            return own
+        return np.where(np.isin(asked, judgement.gallery), own, np.nan)
 
 
 class _ByColumn(_Counter):
@@ -212,16 +210,36 @@ class _ByColumn(_Counter):
             rows = judgement.gallery[span(judgement.gallery, strip)] - strip.start
             if not len(rows):
                 return
-        part = taken(taken(whole, rows, 0), judgement.queries, 1)
-        bar = at_least(self.level, part.dtype)
-        if not judgement.every:
-            self.ahead += np.add.reduce(part >= bar, axis=0, dtype=np.int32)
+        part = taken(whole, rows, 0)
+        bar = at_least(self.level, whole.dtype)
+        if judgement.every:
+            lines = np.ascontiguousarray(part.T[judgement.queries])
+            self.ahead += reaching(lines, bar, judgement.offsets)
             return
-        rising = np.sort(part.T, axis=1)
-        offsets = judgement.offsets
-        for column, (begin, end) in enumerate(zip(offsets[:-1], offsets[1:], strict=True)):
-            reach = part.shape[0] - np.searchsorted(rising[column], bar[begin:end])
-            self.ahead[begin:end] += reach
+        first, last = int(judgement.queries[0]), int(judgement.queries[-1])
+        levels = np.full(last + 1 - first, np.nan, bar.dtype)  # NaN: a column that does not ask
+        levels[judgement.queries - first] = bar
+        found = column_sums(part[:, first : last + 1], levels)
+        self.ahead += found[judgement.queries - first]
+
+
+def reaching(lines: Iterable[Array], bar: Array, offsets: Array) -> Array:
+    """Count the scores of each line that reach its levels, which fall: (P,)."""
+    found = np.empty(len(bar), np.int64)
+    for line, begin, end in zip(lines, offsets[:-1], offsets[1:], strict=True):
+        levels = bar[begin:end]
+        rising = np.sort(line[line >= levels[-1]])
+        found[begin:end] = len(rising) - np.searchsorted(rising, levels)
+    return found
+
+
+def column_sums(scores: Array, levels: Array) -> Array:
+    """Count the scores of each column that reach its level, (n,)."""
+    found = np.zeros(scores.shape[1], np.int64)
+    for start in range(0, len(scores), 255):  # as many as a byte can count
+        reached = (scores[start : start + 255] >= levels).view(np.uint8)
+        found += np.add.reduce(reached, axis=0, dtype=np.uint8)
+    return found
 
 
 def slack(scores: Array) -> Array:
