@@ -9,9 +9,9 @@ those by exact MaxSim, and the column SC recall says what their answers are wort
 
 Columns: recall@10, build s, disk MB (with the .npy file where it is read at search time), RSS MB
 (peak of the searching process beyond its imports, pages of mapped files included), ms (median of
-single queries), ms batched (a query, in batches of 32), x numpy (by
-numpy timed in turn with the peer). `reached`
-is "no" where no setting reaches the recall: then the row is the best recall that was reached.
+single queries), ms batched (a query, in batches of 32), x numpy (times faster than exact numpy for
+the same similarity, timed in turn with the peer). `reached` is "no" where no setting reaches the
+recall: then the row is the best recall that was reached.
 The method is described in docs/comparison.md.
 
 Rows are kept in the work folder as they finish, and a run that is started again goes on there;

@@ -19,6 +19,7 @@ from search_peers import PeerError, PeerProcess, PeerSpec
 
 BATCH, ROUNDS = 32, 3
 SWEEP_SHARE, SETTING_SHARE = 4, 80  # of the time limit: one in so many for all settings, for one
+HARDLY = 0.002  # recall: with much more effort for so little, a knob has done what it can
 Row = dict[str, Any]
 
 
@@ -79,14 +80,17 @@ class Cell:
         tried: list[Row] = []
         until = time.monotonic() + self.args.limit / SWEEP_SHARE
         for ladder in self.intro["ladders"]:
-            low, high = 0, len(ladder)
+            low, high, capped = 0, len(ladder), -1.0
             while low < high and time.monotonic() < until:
                 middle = (low + high) // 2
                 known = [row["single"] for row in tried if row["recall"] >= self.args.recall]
                 tried.append(self.attempt(process, ladder[middle]))
                 enough = tried[-1]["recall"] >= self.args.recall
-                if not enough and tried[-1]["single"] > min(known, default=float("inf")):
-                    break  # what reaches the recall on this ladder takes longer still
+                if not enough:
+                    slow = tried[-1]["single"] > min(known, default=float("inf"))
+                    if slow or tried[-1]["recall"] - capped < HARDLY:
+                        break  # what could reach the recall here is slower still, or nothing does
+                    capped = tried[-1]["recall"]
                 low, high = (low, middle) if enough else (middle + 1, high)
         reached = [row for row in tried if row["recall"] >= self.args.recall]
         if reached:

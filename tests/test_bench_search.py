@@ -208,13 +208,16 @@ def test_a_ladder_is_climbed_no_further_than_it_pays(load):
         tried.append(setting)
         ((name, effort),) = setting.items()
         slow, enough = (1, effort >= 5) if name == "a" else (9, effort >= 6)
-        return {"setting": setting, "recall": 1.0 if enough else 0.5, "single": slow * (1 + effort)}
+        found = 1.0 if enough else 0.5 + effort / 100
+        return {"setting": setting, "recall": found, "single": slow * (1 + effort)}
 
     cell.attempt = attempt
     assert cell.sweep(None)["setting"] == {"a": 5}
     assert tried == [{"a": 4}, {"a": 6}, {"a": 5}, {"b": 4}]
+    tried.clear()
     cell.args.recall, cell.intro = 2.0, {"ladders": [[{"a": n} for n in range(8)]]}
-    assert cell.sweep(None)["recall"] == 1.0  # none reaches it: the best there is
+    assert cell.sweep(None)["setting"] == {"a": 6}  # none reaches it: the best there is,
+    assert tried == [{"a": 4}, {"a": 6}, {"a": 7}]  # and from 6 to 7 nothing is gained
 
 
 def test_names_of_lines_do_not_overlap(load):

@@ -12,14 +12,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from protocol import DEPTHS, Array, Peer, Setting, serve
+from protocol import DEPTHS, PROBED_SHARES, Array, Peer, Setting, serve
 
 import divse.search
 from divse.search import Gallery, Searcher
 from divse.sets import EmbeddingSets
 
 BLOCK = 10_000  # sets read at a time while building
-PROBED_SHARES = (64, 16, 4)  # one cluster of the index in so many is looked into
 
 
 class DivsePlans(Peer):

@@ -9,11 +9,10 @@ from typing import Any
 import faiss
 import numpy as np
 from plain import owners, rerank
-from protocol import DEPTHS, Array, Peer, Setting, serve, versions_of
+from protocol import DEPTHS, PROBED_SHARES, Array, Peer, Setting, serve, versions_of
 
 SAMPLED = 64  # elements for each list of an inverted file, to train it
 BLOCK = 1 << 16
-PROBED_SHARES = (64, 16, 4)  # one list in so many is looked into
 
 
 class ElementsFaiss(Peer):

@@ -26,7 +26,8 @@ import numpy as np
 
 Array = np.ndarray[Any, Any]
 Setting = dict[str, Any]
-DEPTHS = tuple(round(25 * 2 ** (step / 2)) for step in range(19))  # 25, 35, 50 ... 12,800
+PROBED_SHARES = (64, 32, 16, 8, 4, 2)  # one list of an inverted file in so many is looked into
+DEPTHS = tuple(round(10 * 2 ** (step / 2)) for step in range(22))  # 10, 14, 20 ... 14,482
 
 
 class Peer:
