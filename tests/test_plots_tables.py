@@ -202,6 +202,8 @@ def test_shares_of_a_table(rows):
     np.testing.assert_allclose(shares["MIL"].images, [[0.7, 0.2, 0.06, 0.04]] * 3)
     with pytest.raises(ValueError, match="expected one of scenes"):
         shares_of(rows, data="photos")
+    with pytest.raises(ValueError, match="expected one of scenes, photos"):
+        shares_of([*rows, *(one | {"data": "photos"} for one in rows)])
 
 
 def test_supervision_bars_add_up():

@@ -231,7 +231,7 @@ def supervision(
     else:
         rows = read_runs(paths)
         shares = shares_of(rows, data, reference)
-        source = "Each model was trained with the similarity named at the left."
+        source = f"{data}: each model by the similarity that it was trained with.".lstrip(": ")
     write(supervision_page(shares, source), out, formats)
 
 

@@ -15,7 +15,7 @@ from divse.plots.page import INK, SMALL, Page, font, line, text_width
 Box = tuple[float, float, float, float]
 REACHES = (0.1, 0.18, 0.3, 0.45, 0.65, 0.9, 1.2)
 DIRECTIONS = 16
-LEADER = 0.25  # a label farther away is joined to its point
+LEADER = 0.17  # a label farther away is joined to its point
 OVER_LABEL, OVER_MARK, OUTSIDE, NEARER_ANOTHER = 100.0, 12.0, 200.0, 4.0
 
 

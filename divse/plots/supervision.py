@@ -46,7 +46,7 @@ def shares_of(rows: Sequence[Row], data: str = "", reference: str = "") -> list[
     """
     some = configurations(rows, "share_images_1")
     names = list(dict.fromkeys(one.data for one in some))
-    if data and data not in names:
+    if data not in names and (data or len(names) > 1):
         raise ValueError(f"data: got {data!r}, expected one of {', '.join(names)}")
     some = [one for one in some if one.data == (data or names[0])]
     base = find_reference(some, reference)
