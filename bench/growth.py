@@ -27,11 +27,14 @@ def lines_of(rows: Iterable[Row]) -> dict[str, list[Point]]:
     return {peer: sorted(points) for peer, points in found.items()}
 
 
-def spread(places: list[float], least: float) -> list[float]:
-    """Places in ascending order, moved down until they are as far apart as they must be."""
+def spread(places: list[float], least: float, most: float) -> list[float]:
+    """Ascending places, moved until they are `least` apart and none is beyond `most`."""
     found: list[float] = []
     for place in places:
         found.append(max(place, found[-1] + least) if found else place)
+    for i in reversed(range(len(found))):
+        found[i] = min(found[i], most)
+        most = found[i] - least
     return found
 
 
@@ -77,7 +80,8 @@ def panel(found: dict[str, list[Point]], title: str, left: float) -> list[str]:
     parts = [f'<text x="{axes.left}" y="{TOP - 14}" font-weight="bold">{title}</text>']
     parts += axes.grid()
     ends = sorted(found, key=lambda peer: axes.place(*found[peer][-1])[1])
-    heights = spread([axes.place(*found[peer][-1])[1] for peer in ends], LABEL)
+    places = [axes.place(*found[peer][-1])[1] for peer in ends]
+    heights = spread(places, LABEL, HEIGHT - BOTTOM)
     for number, (peer, height) in enumerate(zip(ends, heights, strict=True)):
         color = OWN if peer.startswith("divse") else OTHERS[number % len(OTHERS)]
         dash = DASHES[number % len(DASHES)]

@@ -6,6 +6,7 @@ import shutil
 import signal
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -221,4 +222,21 @@ def test_a_ladder_is_climbed_no_further_than_it_pays(load):
 
 
 def test_names_of_lines_do_not_overlap(load):
-    assert load("growth").spread([10, 11, 40, 41], 12) == [10, 22, 40, 52]
+    assert load("growth").spread([10, 11, 40, 41], 12, 100) == [10, 22, 40, 52]
+    assert load("growth").spread([10, 90, 99], 12, 100) == [10, 88, 100]
+
+
+def test_plot_shows_growth_of_what_reaches_the_recall(load, tmp_path, monkeypatch):
+    names = ("divse certified", "usearch + re-rank")
+    rows = [row(name, n, 2.0) for name in names for n in (1000, 10_000)]
+    rows += [row("lancedb", 1000, 2.0, "maxsim"), row("qdrant", 1000, 9.0, reached="no")]
+    (tmp_path / "x.json").write_text(json.dumps({"bench": "bench_search", "rows": rows}))
+    monkeypatch.setattr(sys, "argv", ["plot.py", str(tmp_path / "x.json"), "--out", str(tmp_path)])
+    assert load("plot").main() == 0
+    drawn = ElementTree.fromstring((tmp_path / "search_growth.svg").read_text())
+    texts = [element.text for element in drawn.iter("{http://www.w3.org/2000/svg}text")]
+    assert {*names, "lancedb", "10,000"} <= set(texts) and "qdrant" not in texts
+    assert "clustered, K=4 D=256, maxsim" in texts
+    lines = list(drawn.iter("{http://www.w3.org/2000/svg}polyline"))
+    assert len(lines) == 3
+    assert load("growth").write([], tmp_path / "none") == []
