@@ -9,8 +9,11 @@ import pytest
 from cli_cases import json_lines
 from gallery_cases import ragged, vectors
 
-from divse.cli import main
+import divse
+from divse.cli import arguments, main
+from divse.cli.app import COMMANDS
 from divse.search.gallery import Gallery
+from divse.search.plans import PLANS
 
 
 def test_as_a_subprocess(files):
@@ -34,10 +37,10 @@ def test_as_a_subprocess(files):
 
 def test_help_version_and_usage(cli):
     code, out, _ = cli("--help")
-    assert code == 0 and "Examples" in out and "query" in out
-    for command in ("build", "info", "verify", "query"):
+    assert code == 0 and "Examples" in out and "Exit codes" in out and "130" in out
+    for command in COMMANDS:
         code, out, _ = cli(command, "--help")
-        assert code == 0 and f"divse-search {command} g" in out
+        assert code == 0 and f"divse-search {command} g" in out and "--json" in out
     assert cli("--version")[1].startswith("divse-search ")
     assert cli("frobnicate")[0] == 2
 
@@ -67,6 +70,42 @@ def test_build_from_every_kind_of_file(files, tmp_path, cli, monkeypatch, argume
         np.testing.assert_allclose(stored, expected[row, :size], atol=1e-3)
     if "sets.parquet" in arguments:
         assert gallery.columns["year"][29].as_py() == 2019
+
+
+def test_choices_are_those_of_the_library():
+    assert tuple(arguments.Plan) == PLANS
+    assert set(arguments.SimilarityName) == set(divse.SIMILARITIES)
+
+
+def test_completion(files, cli, monkeypatch):
+    """What a shell asks for: options, choices, and the gallery's columns."""
+
+    def complete(*words):
+        monkeypatch.setenv("_DIVSE_SEARCH_COMPLETE", "complete_bash")
+        monkeypatch.setenv("COMP_WORDS", " ".join(["divse-search", *map(str, words)]))
+        monkeypatch.setenv("COMP_CWORD", str(len(words)))
+        return cli()[1].split()
+
+    assert complete("ver") == ["verify"]
+    assert complete("query", "g", "--plan", "c") == ["certified"]
+    assert complete("query", files / "g", "--where", "ye") == ["year"]
+    assert complete("query", "nowhere", "--where", "ye") == []
+
+
+def test_columns_are_completed_behind_a_condition(files):
+    class Context:
+        params, args = {"gallery": files / "g"}, []
+
+    found = list(arguments.column_names(Context, "year > 3 and i"))
+    assert found == ["year > 3 and id"]
+
+
+def test_progress_on_request(files, tmp_path, cli, monkeypatch):
+    monkeypatch.setattr("divse.cli.progress.DELAY", 0)
+    build = ("build", tmp_path / "g", "--embeddings", files / "sets.npy", "--overwrite")
+    shown = cli("--progress", *build)[2]
+    assert "build: 100%" in shown and "30/30" in shown and "sets/s" in shown
+    assert cli(*build)[2] == cli("--no-progress", *build)[2] == ""
 
 
 def test_index_is_built_when_large_or_asked_for(files, tmp_path, cli, monkeypatch):

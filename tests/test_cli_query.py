@@ -141,4 +141,4 @@ def test_queries_named_by_a_file_of_ids(files, tmp_path, cli):
     assert [found["query"] for found in answers] == [{"id": "a"}, {"id": "b"}]
     (tmp_path / "names.json").write_text('["a"]')
     code, out, err = cli(*query, "--ids", tmp_path / "names.json")
-    assert (code, out) == (1, "") and "there are 1 ids and 2 sets" in err
+    assert (code, out) == (1, "") and "got 1 ids for 2 sets" in err

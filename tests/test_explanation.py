@@ -96,7 +96,9 @@ def test_hits_by_their_ids(tmp_path, names):
     gallery = Gallery.create(tmp_path / "g", sets(9), names).remove(["set 2"] if names else [2])
     queries = sets(2, 3, 8, seed=5)
     found = Searcher(gallery).search(queries, 4)
-    for scores, row in zip(found.scores, explain_hits(queries, gallery, ids=found.ids), strict=True):
+    for scores, row in zip(
+        found.scores, explain_hits(queries, gallery, ids=found.ids), strict=True
+    ):
         np.testing.assert_allclose([hit.score for hit in row], scores, atol=2e-6)
     with pytest.raises(KeyError, match="no sets with these ids"):
         explain_hits(queries, gallery, ids=[["set 2"] if names else [2]] * 2)

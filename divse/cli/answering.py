@@ -43,9 +43,13 @@ class Answering:
         self._searcher.explain(
             str(plan.plan),
             plan.depth,
+            probe=plan.probe,
             where=plan.where,
             allowed=self._allowed,
+            topk=min(topk, len(gallery)),
             similarity=self._scoring.similarity,
+            alpha=self._scoring.alpha,
+            log_mean=self._scoring.log_mean,
             impl=self._scoring.impl,
         )
 
@@ -60,25 +64,18 @@ class Answering:
 
         `topk` and `where` take the place of those that serve all queries.
         """
-        found = self._searcher.search_positions(
-            sets,
-            min(topk or self.topk, len(self.gallery)),  # a short gallery gives what it has
-            str(self._plan.plan),
-            self._plan.depth,
-            self._scoring,
-            where=where or self._plan.where,
-            allowed=self._allowed,
-        )
+        count = min(topk or self.topk, len(self.gallery))  # a short gallery gives what it has
+        asked = self._plan.asked(count, self._scoring)
+        found = self._searcher.find(sets, asked, where or self._plan.where, self._allowed)
         self._bars.close()
         report = self._searcher.last
         assert report is not None, "there was a search"
         answers = []
-        for name, scores, positions in zip(names, *found, strict=True):
+        for name, scores, positions, proven in zip(names, *found, strict=True):
             rows = self.gallery.take_rows(positions)
-            proven = report.certified == 1
-            answers.append(answer(name, report.plan, proven, scores.tolist(), rows))
+            answers.append(answer(name, report.plan, bool(proven), scores.tolist(), rows))
         if self.explain:
-            self._add_explanations(answers, sets, np.asarray(found.ids), report)
+            self._add_explanations(answers, sets, found.positions, report)
         return answers
 
     def _add_explanations(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, NoReturn
 
 import typer
@@ -10,11 +11,25 @@ from divse import __version__
 from divse.cli.build import add, build, update
 from divse.cli.failures import Commands, run
 from divse.cli.maintain import compact, export, index, info, remove, verify
+from divse.cli.measure import evaluate, tune
 from divse.cli.options import grouped
 from divse.cli.progress import show_progress
 from divse.cli.query import query
 
-COMMANDS = (build, query, info, add, update, remove, index, compact, verify, export)
+COMMANDS: dict[str, Callable[..., None]] = {
+    "build": build,
+    "query": query,
+    "info": info,
+    "add": add,
+    "update": update,
+    "remove": remove,
+    "index": index,
+    "tune": tune,
+    "eval": evaluate,
+    "compact": compact,
+    "verify": verify,
+    "export": export,
+}
 
 app = typer.Typer(
     name="divse-search",
@@ -25,8 +40,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in COMMANDS:
-    app.command()(grouped(command))
+for name, command in COMMANDS.items():
+    app.command(name)(grouped(command))
 
 
 def _show_version(asked: bool) -> None:

@@ -61,9 +61,11 @@ def column_names(context: typer.Context, incomplete: str) -> Iterator[str]:
     from divse.search.manifest import Manifest
 
     before, space, begun = incomplete.rpartition(" ")
+    # Behind an option that still lacks its value, words are left in `args`.
+    named = [word for word in (context.params.get("gallery"), *context.args) if word]
     try:
-        manifest = Manifest.read(Path(context.params["gallery"]))
-    except (KeyError, TypeError, ValueError, OSError):
+        manifest = Manifest.read(Path(named[0]))
+    except (IndexError, ValueError, OSError):
         return  # no gallery is named yet, or none is there
     for name in ("id", *manifest.columns):
         if name.startswith(begun):

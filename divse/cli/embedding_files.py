@@ -47,6 +47,21 @@ class Source:
         return ({"id": name, **label} for name, label in zip(plain, labels, strict=True))
 
 
+def unit_batches(queries: Source, size: int) -> Iterator[EmbeddingSets]:
+    """Yield up to `size` query sets at a time, checked and of unit norm."""
+    if not queries.total:
+        raise ValueError("there are no queries: the file holds 0 sets")
+    done = 0
+    for block in queries.blocks:
+        try:
+            sets = EmbeddingSets.of(block.values, block.lengths)
+        except (ValueError, TypeError) as error:
+            raise type(error)(f"queries from number {done} on: {error}") from None
+        for start in range(0, len(sets), size):
+            yield sets[start : start + size]
+        done += len(sets)
+
+
 def read_embeddings(path: Path, lengths: Path | None = None, ids: Path | None = None) -> Source:
     """Open a file of embeddings, with the lengths and ids that other files give."""
     readers: dict[str, Callable[[Path, np.ndarray | None], Source]] = {

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from typing import Any
 
 Step = Callable[[int], object]
+DELAY = 1  # seconds before a bar appears
+_UNITS = {"tune": " settings"}  # of the work that is not counted in sets
 _asked: bool | None = None
 
 
@@ -28,7 +30,7 @@ def _bar(what: str, total: int | None, unit: str) -> Any:
         unit=unit,
         unit_scale=unit == "B",
         unit_divisor=1024,
-        delay=1,
+        delay=DELAY,
         disable=None if _asked is None else not _asked,
     )
 
@@ -52,7 +54,7 @@ class SearchBars:
         if self._shown is None or self._what != what:
             self.close()
             self._what, self._done = what, 0
-            self._shown = _bar(what, total, " sets")
+            self._shown = _bar(what, total, _UNITS.get(what, " sets"))
         self._shown.update(step)
         self._done += step  # a bar that is not shown does not count
         if self._done >= total:

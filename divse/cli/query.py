@@ -11,14 +11,13 @@ import typer
 
 from divse.cli.answering import BATCH, Answering
 from divse.cli.arguments import AsJson, GalleryPath, TopK, usage
-from divse.cli.embedding_files import Source
+from divse.cli.embedding_files import Source, unit_batches
 from divse.cli.output import Answer, print_json, print_table
 from divse.cli.query_lines import LineAnswers
 from divse.cli.query_sheet import QuerySheet
 from divse.cli.search_options import PlanOptions, ScoringOptions
 from divse.cli.sources import SourceOptions
 from divse.search.gallery import Gallery
-from divse.sets import EmbeddingSets
 
 
 def query(
@@ -100,20 +99,6 @@ def query(
 
 
 def _answers(answering: Answering, source: Source) -> Iterator[Answer]:
-    if not source.total:
-        raise ValueError("there are no queries: the file holds 0 sets")
     names = source.names()
-    for block in _batches(source):
+    for block in unit_batches(source, BATCH):
         yield from answering(block, [next(names) for _ in range(len(block))])
-
-
-def _batches(source: Source) -> Iterator[EmbeddingSets]:
-    done = 0
-    for block in source.blocks:
-        try:
-            sets = EmbeddingSets.of(block.values, block.lengths)
-        except (ValueError, TypeError) as error:
-            raise type(error)(f"queries from number {done} on: {error}") from None
-        for start in range(0, len(sets), BATCH):
-            yield sets[start : start + BATCH]
-        done += len(sets)

@@ -12,6 +12,7 @@ from divse.cli.arguments import Impl, Plan, SimilarityName, column_names, usage
 from divse.cli.embedding_files import read_ids
 from divse.cli.maintain import ids_for
 from divse.search.gallery import Gallery
+from divse.search.plans import Asked
 from divse.search.scan import Scoring
 
 
@@ -21,10 +22,16 @@ class ScoringOptions:
 
     similarity: Annotated[
         SimilarityName | None,
-        typer.Option(help="How sets are compared; default: as the model was trained."),
+        typer.Option(
+            metavar="NAME",
+            help="smooth_chamfer, chamfer, mil, mp or maxsim; default: what the model learned.",
+        ),
     ] = None
     alpha: Annotated[
-        float | None, typer.Option(help="Smoothness of smooth_chamfer; default: the model's, 16.")
+        float | None,
+        typer.Option(
+            metavar="ALPHA", help="Smoothness of smooth_chamfer; default: the model's, or 16."
+        ),
     ] = None
     impl: Annotated[Impl, typer.Option(help="Implementation; a named one never falls back.")] = (
         Impl.auto
@@ -51,8 +58,9 @@ class PlanOptions:
     plan: Annotated[
         Plan,
         typer.Option(
+            metavar="PLAN",
             help="exact: score every set; certified: the same answer, proven by int8 codes; "
-            "prefilter: candidates of the index, scored exactly; auto: what suits the gallery."
+            "prefilter: candidates of the index, scored exactly; auto: what suits the gallery.",
         ),
     ] = Plan.auto
     depth: Annotated[
@@ -62,6 +70,14 @@ class PlanOptions:
             metavar="M",
             help="Prefilter: take the owners of the M elements nearest to each query element; "
             "default: deeper until the answer stays.",
+        ),
+    ] = None
+    probe: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="C",
+            help="Prefilter: clusters of the index to look into; default: more in each round.",
         ),
     ] = None
     where: Annotated[
@@ -83,8 +99,12 @@ class PlanOptions:
 
     def check(self) -> None:
         """End with exit code 2 if these options do not go together."""
-        if self.depth is not None and self.plan not in (Plan.auto, Plan.prefilter):
-            usage(f"--depth is of --plan prefilter, not of --plan {self.plan}")
+        if self.plan in (Plan.exact, Plan.certified) and (self.depth or self.probe):
+            usage(f"--depth and --probe are of --plan prefilter, not of --plan {self.plan}")
+
+    def asked(self, topk: int, scoring: Scoring) -> Asked:
+        """The search that was asked for."""
+        return Asked(str(self.plan), self.depth, self.probe, topk, scoring)
 
     def allowed(self, gallery: Gallery) -> list[Any] | None:
         """The ids that may be found."""
