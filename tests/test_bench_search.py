@@ -2,8 +2,10 @@
 
 import argparse
 import json
+import os
 import shutil
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from xml.etree import ElementTree
@@ -138,6 +140,27 @@ def test_a_peer_is_stopped_and_reported(load, tmp_path):
         pytest.raises(peers.PeerError, match="status 1: TypeError: .*unknown"),
     ):
         process.ask(20, do="open", **words)
+
+
+def test_install_leaves_the_reason_of_a_failure(load, tmp_path):
+    python = tmp_path / "python"
+    python.write_text(
+        '#!/bin/sh\ncase "$4" in *usearch) ;; *) echo "ERROR: no $4"; exit 1;; esac\n'
+    )
+    python.chmod(0o755)
+    ready = tmp_path / "venvs" / "lancedb"  # this one is there already
+    (ready / "bin").mkdir(parents=True)
+    (ready / "bin" / "python").symlink_to(sys.executable)
+    (ready / ".ready").touch()
+    script = Path(load("search_peers").SCRIPTS) / "install.sh"
+    words = [script, tmp_path / "venvs"]
+    subprocess.run(words, env=os.environ | {"PYTHON": str(python)}, check=True)
+    for spec in load("search_peers").PEERS:
+        if spec.venv in ("qdrant", "fast-plaid"):
+            with pytest.raises(load("search_peers").PeerError, match=f"ERROR: no .*{spec.venv}"):
+                spec.python(tmp_path / "venvs")
+        elif spec.venv == "lancedb":
+            assert spec.python(tmp_path / "venvs") == ready / "bin" / "python"
 
 
 def test_a_small_run_is_gated_kept_and_plotted(run, tmp_path, monkeypatch, load):

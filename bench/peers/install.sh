@@ -17,7 +17,8 @@ install() {  # NAME PACKAGE...: a folder NAME with a python that has these packa
         touch "$folder/$name/.ready"
         echo "$name: installed"
     else
-        grep -E 'ERROR|Error' "$folder/$name.log" | tail -n 1 > "$folder/$name.failed"
+        { grep -E 'ERROR|Error' "$folder/$name.log" || tail -n 1 "$folder/$name.log"; } |
+            tail -n 1 > "$folder/$name.failed"
         rm -rf "${folder:?}/$name"
         echo "$name: not installed, see $folder/$name.log"
     fi
