@@ -67,6 +67,13 @@ def test_a_model_gives_maps_on_its_grid():
         model.attend_images("picture.png")
 
 
+def test_patches_of_a_vit_are_a_grid():
+    model = encoder(image__encoder="timm", image__name="test_vit", image__size=160)
+    maps = model.attend_images([np.zeros((30, 20, 3), np.uint8)])
+    assert maps.shape == (1, 2, 10, 10)
+    torch.testing.assert_close(maps.sum((2, 3)), torch.ones(1, 2))
+
+
 def test_a_model_of_regions_gives_maps_over_them():
     model = encoder(image__encoder="regions", image__region_dim=6)
     regions = [torch.randn(n, 6).numpy() for n in (3, 5)]

@@ -18,8 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from divse.evaluation import Interval
-from divse.evaluation.bootstrap import student_t
+from divse.evaluation import Interval, seeds_interval
 from divse.plots.trained import data_name, read_settings
 
 Row = dict[str, Any]
@@ -182,22 +181,23 @@ def by_group(
             found.setdefault(group_of(one, reference), []).append(one)
     order = [*(g for g in GROUPS if g in found), *(g for g in found if g not in GROUPS)]
     groups = {group: [*found[group], reference] for group in order} or {"other": [reference]}
-    for group, members in groups.items():
-        settings = [one.setting(group) for one in members]
-        if all(isinstance(value, float) for value in settings):
-            members.sort(key=lambda one: float(one.setting(group)))  # noqa: B023
-    return groups
+    return {group: in_order(members, group) for group, members in groups.items()}
 
 
-def mean_interval(values: NDArray[np.float64], confidence: float = 0.95) -> Interval:
-    """Mean with its t-interval over runs; of a single run the value alone."""
+def in_order(members: list[Configuration], group: str) -> list[Configuration]:
+    """Configurations by the number that they vary; as they are if it is none."""
+    settings = [one.setting(group) for one in members]
+    if not all(isinstance(value, float) for value in settings):
+        return members
+    return [members[place] for place in np.argsort(settings, kind="stable")]
+
+
+def mean_interval(values: NDArray[np.float64]) -> Interval:
+    """Mean with its 95 % t-interval over runs; of a single run the value alone."""
     values = values[np.isfinite(values)]
-    mean = float(values.mean())
     if len(values) < 2:
-        return Interval(mean, mean, mean)
-    spread = float(values.std(ddof=1)) / math.sqrt(len(values))
-    reach = student_t(len(values) - 1, confidence) * spread
-    return Interval(mean, mean - reach, mean + reach)
+        return Interval(*[float(values.mean())] * 3)
+    return seeds_interval(values.tolist(), [0.0] * len(values))
 
 
 def figure_name(column: str) -> str:
