@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from gallery_cases import ragged, sets
-from test_gallery_damage import edit_manifest, segment
+from gallery_manifests import edit_manifest, segment
 
 from divse.search import mapping, writing
 from divse.search.durable import checksum_file
