@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFont
+from gallery_cases import sets
+from PIL import Image, ImageColor, ImageFont
 
 from divse.cli.contact_sheet import (
     MARGIN,
@@ -14,6 +15,8 @@ from divse.cli.contact_sheet import (
     fitted,
     wrapped,
 )
+from divse.cli.share_strip import BAR, COLOURS
+from divse.search import explain_hits
 
 RED = np.full((20, 40, 3), (255, 0, 0), dtype=np.uint8)
 
@@ -70,3 +73,37 @@ def test_wrapped_lines_fit(text, most):
     assert len(lines) <= most and all(font.getlength(line) <= 120 for line in lines)
     if not lines or not lines[-1].endswith("…"):
         assert "".join(lines).replace(" ", "") == text.replace(" ", "")
+
+
+def explained(k, size, similarity="smooth_chamfer"):
+    queries, gallery = sets(1, k, 16, seed=1), sets(1, size, 16, seed=2)
+    return explain_hits(queries, gallery, np.zeros((1, 1), int), similarity)[0][0].to_dict()
+
+
+def pixels(sheet, colour):
+    """(height, width) bool: where a drawing has exactly this colour."""
+    return (np.asarray(sheet) == ImageColor.getrgb(colour)).all(-1)
+
+
+@pytest.mark.parametrize("similarity", ["smooth_chamfer", "chamfer", "mil"])
+def test_strips_are_as_long_as_the_shares(similarity):
+    why = explained(4, 3, similarity)
+    sheet = ContactSheet([SheetRow([Tile("a", 0.5, RED, explanation=why)], text="q")]).draw()
+    below = np.asarray(sheet)[MARGIN + TILE + 10 :]  # the legend of colours is above
+    for match in why["matches"]:
+        strong = pixels(below, COLOURS[match["query"]])
+        expected = match["share"] * TILE
+        assert abs(strong.any(0).sum() - expected) <= 3 and strong.sum() <= (expected + 1) * BAR
+
+
+def test_strips_stay_inside_the_margins_whatever_the_sizes():
+    rows = [
+        SheetRow([Tile("a", 0.5, RED, explanation=explained(k, 5))] * 2, text="q")
+        for k in (1, 2, 40)
+    ]
+    sheet = np.asarray(ContactSheet([*rows, SheetRow([Tile("b", 0.1)], text="r")]).draw())
+    edge = MARGIN - 10
+    for strip in (sheet[:edge], sheet[-edge:], sheet[:, :edge], sheet[:, -edge:]):
+        assert (strip == 255).all()
+    plain = ContactSheet([SheetRow([Tile("a", 0.5, RED)] * 2, text="q")]).draw()
+    assert ContactSheet(rows[:1]).draw().height > plain.height
