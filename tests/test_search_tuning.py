@@ -137,6 +137,15 @@ def test_entries_for_other_uses_stay(indexed, quick):
     ]
 
 
+def test_what_a_killed_writer_of_it_left_is_swept(tmp_path):
+    gallery = Gallery.create(tmp_path / "g", clustered(5))
+    rest, stored = gallery.path / f".{TUNED}.123.new", gallery.path / TUNED
+    for path in (rest, stored):
+        path.write_text("{")
+    gallery.add(clustered(2))
+    assert stored.exists() and not rest.exists()
+
+
 def test_own_queries_and_few_sets(tmp_path, quick):
     gallery = Gallery.create(tmp_path / "g", clustered(4, k=2, d=16), codes=False)
     found = tune(gallery, queries=clustered(3, k=2, d=16, seed=1), topk=2)

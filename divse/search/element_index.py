@@ -25,7 +25,8 @@ from divse.search.snapshot import Snapshot
 
 FLAT_UP_TO = 1 << 14  # elements; below, comparing with all of them costs less than clusters would
 TRAIN_PER_LIST = 64  # sampled elements for each cluster; faiss asks for 39 at least
-PQ_DIMS = 4  # dimensions that share a code of 4 bits
+PQ_DIMS = 4  # dimensions that share a code of 4 bits, and twice as many
+MANY_DIMS = 256  # from here on
 MOST_CODES = 256  # centroids of a product quantiser, which are trained as well
 TRIED = 64  # elements, before an index is filled in earnest
 BLOCK_BYTES = 1 << 25
@@ -36,15 +37,16 @@ Progress = Callable[[int], object]
 def index_spec(elements: int, dim: int) -> str:
     """Return the FAISS factory string for so many elements of so many dimensions.
 
-    An inverted file of one bit a dimension: 4-bit codes of four dimensions each, which FAISS scans
-    in registers, several times faster than RaBitQ's bits (for dimensions that no four divide) at
-    the same recall after exact reranking. Twice the root of the size, in powers of two, are the
-    lists: of fewer, more elements must be looked at for the same recall.
+    An inverted file of 4-bit codes, which FAISS scans in registers: one for four dimensions, or for
+    eight where there are many. Where D is no multiple of that, RaBitQ's codes. The number of lists
+    is about twice the root of the size, a power of two: of fewer, more elements are looked at for
+    one recall.
     """
     if elements <= FLAT_UP_TO:
         return "Flat"
     lists = 1 << round(math.log2(2 * math.sqrt(elements)))
-    codes = f"PQ{dim // PQ_DIMS}x4fs" if dim % (2 * PQ_DIMS) == 0 else "RaBitQ"
+    width = PQ_DIMS if dim < MANY_DIMS else 2 * PQ_DIMS
+    codes = f"PQ{dim // width}x4fs" if dim % (2 * width) == 0 else "RaBitQ"
     return f"IVF{lists},{codes}"
 
 

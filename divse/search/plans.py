@@ -9,9 +9,9 @@ from divse.search.scan import Scoring
 from divse.search.snapshot import Snapshot
 
 PLANS = ("auto", "exact", "certified", "prefilter")
-CERTIFIED_FROM = 4_000_000  # stored numbers to search: below, a plain scan takes a millisecond
-EXACT_UP_TO = 200_000_000  # and up to here some ten, by codes
-BRUTE_FORCE = 16_000_000  # numbers of the sets that pass a filter: below, no index is faster
+CERTIFIED_FROM = 4_000_000  # stored numbers: a plain scan of fewer costs little beside the call
+EXACT_UP_TO = 200_000_000  # a scan by codes of fewer costs about what a prefilter does
+BRUTE_FORCE = 16_000_000  # of the sets that pass a filter: scanning fewer beats any index
 UNFILTERED = 2  # measurements hold where a filter leaves one in so many sets, or more
 
 

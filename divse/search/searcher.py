@@ -94,11 +94,11 @@ class Searcher:
 
         `plan` is one of "auto", "exact", "certified" and "prefilter"; `depth` is the number of
         nearest elements that the prefilter looks up for each query element, `probe` the number of
-        clusters of its index that it looks into. `where` is a condition
-        over the gallery's columns and `id`, such as "year >= 2010 and label in ('cat', 'dog')"
-        (needs duckdb), `allowed` an array of ids: only sets that pass both are found, and results
-        have min(topk, sets that pass) columns. `similarity`, `alpha`, `log_mean`, `impl` and
-        `parameters` as in `divse.score`. Equal scores come in the order of position.
+        clusters of its index that it looks into. `where` is a condition over the gallery's columns
+        and `id`, such as "year >= 2010 and label in ('cat', 'dog')" (needs duckdb), `allowed` an
+        array of ids: only sets that pass both are found, and results have min(topk, sets that pass)
+        columns. `similarity`, `alpha`, `log_mean`, `impl` and `parameters` as in `divse.score`.
+        Equal scores come in the order of position.
         """
         scoring = Scoring(similarity, alpha, log_mean, impl, parameters)
         asked = Asked(plan, depth, probe, topk, scoring)
@@ -135,9 +135,10 @@ class Searcher:
         alpha: float = 16.0,
         log_mean: bool = False,
         impl: str = "auto",
+        **parameters: Any,
     ) -> SearchPlan:
         """Say what `search` does with these arguments, without searching; filters are applied."""
-        scoring = Scoring(similarity, alpha, log_mean, impl)
+        scoring = Scoring(similarity, alpha, log_mean, impl, parameters)
         asked = Asked(plan, depth, probe, topk, scoring)
         check_asked(asked)
         selection = self._select(where, allowed)
