@@ -259,6 +259,15 @@ def test_what_cannot_be_measured_ends_with_a_sentence(call, files, words, code, 
     assert "Traceback" not in err
 
 
+def test_ctrl_c_ends_with_130(call, files, monkeypatch):
+    def stop(given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("divse.cli.eval_run.measure_and_show", stop)
+    code, _, err = call("--scores", files / "scores.npy")
+    assert code == 130 and "interrupted" in err and "Traceback" not in err
+
+
 def karpathy(folder, extra):
     """A split file of three test pictures; the second has `extra` captions more than five."""
     images = []

@@ -7,7 +7,7 @@ from typing import NoReturn
 import typer
 
 from divse.cli import eval_options as o
-from divse.cli.failures import run
+from divse.cli.failures import INTERRUPTED, run
 
 app = typer.Typer(
     name="divse-eval",
@@ -69,9 +69,13 @@ def evaluate(
     """
     from divse.cli.eval_run import measure_and_show
 
-    measure_and_show(locals() | {"runs": runs or []})
+    try:
+        measure_and_show(locals() | {"runs": runs or []})
+    except KeyboardInterrupt:
+        typer.echo("\ndivse-eval: interrupted", err=True)
+        raise typer.Exit(INTERRUPTED) from None
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
-    """Run the command; exit codes: 0 done, 1 an error (one line on stderr), 2 wrong usage."""
+    """Run the command; exit codes as in divse.cli.failures."""
     run(app, arguments)
