@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from importlib.util import find_spec
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +14,10 @@ from safetensors.numpy import save_file
 
 import train
 from divse.cli.eval_app import main
+from divse.cli.eval_data import DataOptions, with_ids
+from divse.data import ImageTextData
 from divse.evaluation import evaluate, log_variance
+from divse.evaluation.corpus import Corpus
 from divse.similarity import score
 
 DATA = corpus()
@@ -286,6 +290,30 @@ def karpathy(folder, extra):
     file = folder / "dataset_coco.json"
     file.write_text(json.dumps({"images": images}))
     return file
+
+
+def test_ids_come_from_the_split_file_beside_the_data(tmp_path):
+    karpathy(tmp_path, extra=1)
+    corpus = Corpus("three", 3, np.repeat([0, 1, 2], [5, 6, 5]))
+    found = with_ids(corpus, DataOptions(path=tmp_path), None)
+    assert found.image_ids.tolist() == [40, 7, 23]
+    assert found.caption_ids.tolist()[5:11] == [700, 701, 702, 703, 704, 705]
+    (tmp_path / "ids.txt").write_text("5\n6\n9")
+    given = DataOptions(path=tmp_path, image_ids=tmp_path / "ids.txt")
+    assert with_ids(corpus, given, None).image_ids.tolist() == [5, 6, 9]
+
+
+@pytest.mark.skipif(find_spec("eccv_caption") is None, reason="eccv-caption is not installed")
+def test_cocos_test_split_is_known_by_its_order():
+    corpus = Corpus("coco", 5000, np.arange(25_000) // 5)
+    found = with_ids(corpus, DataOptions(), None)
+    assert found.image_ids[0] == 391_895 and found.caption_ids[0] == 770_337
+    names = [str(number) for number in found.image_ids]
+    data = ImageTextData.gather("coco", "test", names, [["a"] * 5] * 5000)
+    assert with_ids(corpus, DataOptions(), data).caption_ids[-1] == found.caption_ids[-1]
+    data = ImageTextData.gather("coco", "test", names[::-1], [["a"] * 5] * 5000)
+    with pytest.raises(ValueError, match="usual order"):
+        with_ids(corpus, DataOptions(), data)
 
 
 @pytest.mark.parametrize("captions", [15, 17])

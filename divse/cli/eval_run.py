@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -127,7 +128,7 @@ class Work:
         for folder in given["runs"]:
             config = run_settings(folder)
             data = self._data(config)
-            self._meet(of_data(data), data)
+            self._meet(of_data(data), data, config.data.path if config is not None else "")
             yield of_run(folder, data, given["impl"], given["device"], config)
         options = {name: given[name] for name in ("similarity", "alpha", "impl")}
         options["device"] = usable(given["device"])
@@ -175,8 +176,11 @@ class Work:
             )
         return model
 
-    def _meet(self, corpus: Corpus, data: ImageTextData | None) -> None:
-        """Take the first model's data for all, and refuse a model of other data."""
+    def _meet(self, corpus: Corpus, data: ImageTextData | None, path: str = "") -> None:
+        """Take the first model's data for all, and refuse a model of other data.
+
+        `path` is where a run had its data from.
+        """
         if self.corpus is not None:
             same = np.array_equal(self.corpus.image_of_caption, corpus.image_of_caption)
             if not same or corpus.images != self.corpus.images:
@@ -189,6 +193,8 @@ class Work:
         corpus = with_relevance(corpus, about)
         names = expanded(self.given["protocol"] or ["own"])
         if BY_ID & set(names):
+            if about.path is None and path:
+                about = replace(about, path=Path(path))
             corpus = with_ids(corpus, about, data)
         sources = Sources(self.given["cxc"], self.given["eccv"], self.given["pmrp"], about.split)
         self.protocols = [PROTOCOLS[name](corpus, sources) for name in names]
