@@ -217,7 +217,7 @@ WRONG_USAGE = {
     "query numbers": "give one of --embeddings",
     "query numbers --text a --embeddings sets.npy": "give one of",
     "query numbers - --text a": "not both",
-    "query numbers --embeddings sets.npy --plan exact --depth 5": "--depth is of --plan prefilter",
+    "query numbers --embeddings sets.npy --plan exact --depth 5": "are of --plan prefilter, not",
     "query numbers --embeddings sets.npy --plan fast": "'fast' is not one of",
     "query numbers --embeddings sets.npy --topk 0": "--topk",
     "query numbers --embeddings sets.npy --similarity dot": "'dot' is not one of",

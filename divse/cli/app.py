@@ -12,7 +12,7 @@ from divse.cli.build import add, build, update
 from divse.cli.failures import Commands, run
 from divse.cli.maintain import compact, export, index, info, remove, verify
 from divse.cli.measure import evaluate, tune
-from divse.cli.options import grouped
+from divse.cli.options import grouped, help_of
 from divse.cli.progress import show_progress
 from divse.cli.query import query
 
@@ -41,7 +41,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for name, command in COMMANDS.items():
-    app.command(name)(grouped(command))
+    app.command(name, help=help_of(command))(grouped(command))
 
 
 def _show_version(asked: bool) -> None:
@@ -68,8 +68,11 @@ def options(
 ) -> None:
     """Search galleries of embedding sets by Smooth-Chamfer similarity.
 
-    Exit codes: 0 done; 1 an error, one line on stderr; 2 wrong usage; 130 interrupted by Ctrl-C,
-    which leaves galleries as they were. Answers go to stdout, everything else to stderr.
+    Answers go to stdout, everything else to stderr. Exit codes:
+
+      0 done    1 an error, one line on stderr    2 wrong usage
+
+      130 interrupted by Ctrl-C, which leaves galleries as they were
 
     [bold]Examples[/bold]
 

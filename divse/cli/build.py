@@ -36,7 +36,7 @@ def build(
     """Build a gallery from embeddings, or from pictures or texts and a model.
 
     The columns of a Parquet file come along; pictures have a column path, texts a column text.
-    What is interrupted leaves nothing behind, and an older gallery as it was.
+    A build that is interrupted leaves nothing behind, and an older gallery as it was.
 
     [bold]Examples[/bold]
 

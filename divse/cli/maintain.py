@@ -48,7 +48,7 @@ def verify(gallery: GalleryPath, as_json: AsJson = False) -> None:
 def remove(
     gallery: GalleryPath,
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[ID]...", help="Ids of the sets to remove.")
+        list[str] | None, typer.Argument(metavar="ID", help="Ids of the sets to remove.")
     ] = None,
     ids: Annotated[
         Path | None,

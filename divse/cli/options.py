@@ -44,6 +44,12 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     return call
 
 
+def help_of(command: Callable[..., None]) -> str:
+    """Return a command's docstring with each paragraph on one line, to fill any terminal."""
+    paragraphs = (inspect.getdoc(command) or "").split("\n\n")
+    return "\n\n".join(paragraph.replace("\n", " ") for paragraph in paragraphs)
+
+
 def _fields(group: Any) -> list[inspect.Parameter]:
     """The fields of a dataclass, each with a default, as parameters."""
     hints = get_type_hints(group, include_extras=True)

@@ -24,7 +24,7 @@ def query(
     gallery: GalleryPath,
     queries: Annotated[
         Path | None,
-        typer.Argument(metavar="[QUERIES]", help="Queries as JSON lines: a file, or - for stdin."),
+        typer.Argument(metavar="QUERIES", help="Queries as JSON lines: a file, or - for stdin."),
     ] = None,
     *,
     source: SourceOptions,
@@ -56,10 +56,11 @@ def query(
     A gallery that was built with a model remembers it: --model may then be left out. A gallery
     with fewer sets than --topk, or fewer that pass the filter, gives what it has.
 
-    Each query is answered as soon as possible; in JSON each answer is one line. QUERIES are JSON
-    lines such as {"text": "a cat"}, {"image": "a.png"} or {"embedding": [[0.1, ...], ...]}, with
-    "id", "topk" and "where" if wanted; each is answered by a JSON line, a bad one by {"error": ...}
-    and exit code 1 at the end.
+    Each query is answered as soon as possible; with --json each answer is one line.
+
+    QUERIES are JSON lines such as {"text": "a cat"}, {"image": "a.png"} or {"embedding":
+    [[0.1, ...], ...]}, with "id", "topk" and "where" if wanted. Each is answered by a JSON line, a
+    bad one by {"error": ...} and exit code 1 at the end.
 
     [bold]Examples[/bold]
 
