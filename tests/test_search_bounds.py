@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from searcher_cases import clustered, full_sort, unit
 
 import divse
-from divse.search import adaptive
+from divse.search import adaptive, plans
 from divse.search.bounds import bounds_unseen, unseen_bound
 from divse.search.gallery import Gallery
 from divse.search.scan import Scoring
@@ -145,6 +145,18 @@ def test_it_looks_deeper_until_the_answer_stays(tmp_path, monkeypatch):
     assert {"prefilter", "rerank"} <= report.seconds.keys() and report.candidates > 10
     one = search.search(queries, 10, "prefilter", depth=100)
     assert search.last.rounds == 1 and search.last.depth == 100 and one.ids.shape == (12, 10)
+
+
+def test_the_fewer_pass_a_filter_the_wider_it_looks(tmp_path, monkeypatch):
+    monkeypatch.setattr(plans, "BRUTE_FORCE", 0)
+    monkeypatch.setattr(adaptive, "LEAST_PROBED", 1)
+    gallery = Gallery.create(tmp_path / "g", clustered(500)).build_index("IVF32,Flat")
+    search, queries = Searcher(gallery), clustered(3)
+    probed = []
+    for left in (500, 125):
+        search.search(queries, 1, "prefilter", depth=20, allowed=range(left))
+        probed.append(search.last.probe)
+    assert probed == [2, 8]
 
 
 def test_a_scan_answers_what_would_look_at_everything(small_gallery):

@@ -21,7 +21,7 @@ def large(tmp_path_factory):
 
 def test_prefilter_recall_with_quantised_index(large):
     gallery, queries = large
-    assert element_index.index_spec(gallery.manifest.elements, 32) == "IVF256,PQ8x4fs"
+    assert element_index.index_spec(gallery.manifest.elements, 32) == "IVF128,PQ8x4fs"
     search = Searcher(gallery)
     truth = search.search(queries, 10, "exact").ids
     found = search.search(queries, 10, "prefilter")

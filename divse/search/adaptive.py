@@ -29,7 +29,7 @@ from divse.search.scans import run_exact
 DEPTH = 100  # nearest elements of each query element, in the first round; then
 DEEPER = 2  # times as many as in the round before,
 MOST_ROUNDS = 3  # so often
-PROBED_SHARE = 32  # one in so many clusters is looked into at first, and later
+PROBED_SHARE = 16  # one in so many clusters is looked into at first, and later
 WIDER = 4  # times as many
 LEAST_PROBED = 8  # clusters
 SCANNED_FROM = 8  # a depth of one in so many elements: comparing with all of them costs less
@@ -48,9 +48,14 @@ class Effort:
         return Effort(self.depth * DEEPER, self.probe * WIDER, self.rounds - 1)
 
 
-def first_effort(index: ElementIndex, depth: int | None, probe: int | None) -> Effort:
-    """Return what the first round does; where settings are given it is the only one."""
-    usual = max(LEAST_PROBED, index.lists // PROBED_SHARE)
+def first_effort(
+    index: ElementIndex, depth: int | None, probe: int | None, passing: float
+) -> Effort:
+    """Return what the first round does; where settings are given it is the only one.
+
+    `passing` is the share of the sets that pass the filter: the fewer, the wider they lie apart.
+    """
+    usual = max(LEAST_PROBED, int(index.lists / PROBED_SHARE / passing))
     given = depth is not None or probe is not None
     return Effort(depth or DEPTH, probe or usual, 1 if given else MOST_ROUNDS)
 
@@ -64,7 +69,8 @@ def run_prefilter(
         np.full(shape, -np.inf, np.float32), np.full(shape, -1), np.zeros(shape[0], dtype=bool)
     )
     waiting = np.arange(shape[0])
-    effort = first_effort(index, depth, probe)
+    passing = request.survivors / len(request.gallery)
+    effort = first_effort(index, depth, probe, passing)
     elements, work = request.gallery.manifest.elements, request.work
     work.rounds = 0
     while len(waiting) and (not work.rounds or effort.depth * SCANNED_FROM <= elements):

@@ -39,12 +39,11 @@ def index_spec(elements: int, dim: int) -> str:
 
     An inverted file of 4-bit codes, which FAISS scans in registers: one for four dimensions, or for
     eight where there are many. Where D is no multiple of that, RaBitQ's codes. The number of lists
-    is about twice the root of the size, a power of two: of fewer, more elements are looked at for
-    one recall.
+    grows with the root of the size, in powers of two.
     """
     if elements <= FLAT_UP_TO:
         return "Flat"
-    lists = 1 << round(math.log2(2 * math.sqrt(elements)))
+    lists = 1 << round(math.log2(math.sqrt(elements)))
     width = PQ_DIMS if dim < MANY_DIMS else 2 * PQ_DIMS
     codes = f"PQ{dim // width}x4fs" if dim % (2 * width) == 0 else "RaBitQ"
     return f"IVF{lists},{codes}"
