@@ -2,13 +2,14 @@
 
 Clustered sets: a topic has 3 K centres, a set belongs to one topic and draws each of its K elements
 around one of the topic's centres; noise is as long as the centre, so that two elements of a centre
-have a cosine near 0.5. There is a topic for every 50 sets. Of the queries every second one is a
-member of the gallery, perturbed (noise half as long as the element), the others are unrelated:
-their elements are drawn around centres of different topics.
+have a cosine near 0.5. There is a topic for every 50 sets. Centres and noise vary most in few
+directions, the i-th with a variance of 1/i, which is how variances fall in trained sets. Of the
+queries every second one is a member of the gallery, perturbed (noise half as long as the element),
+the others are unrelated: their elements are drawn around centres of different topics.
 
 Embeddings of a trained model: RUN/gallery, its captions encoded by the model as queries. A size
-beyond the gallery's is reached by copies of random sets with noise half as long as an element, and
-the name of the data says "+noise".
+beyond the gallery's is reached by copies of random sets with noise half as long as an element and
+of the covariance of the elements, and the name of the data says "+noise".
 
 Everything is drawn from seeds, block by block, into .npy files that are kept in a work folder.
 """
@@ -40,10 +41,15 @@ def unit(x: Array) -> Array:
     return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
-def noisy(rng: np.random.Generator, x: Array, length: float) -> Array:
+def drawn(rng: np.random.Generator, size: tuple[int, ...], spread: Array) -> Array:
+    """Random unit vectors (*size, D): `spread` (D,) or (D, D) shapes normal ones."""
+    normal = rng.standard_normal((*size, spread.shape[-1]), dtype=np.float32)
+    return unit(normal * spread if spread.ndim == 1 else normal @ spread)
+
+
+def noisy(rng: np.random.Generator, x: Array, length: float, spread: Array) -> Array:
     """Vectors moved by noise of a length relative to theirs, as unit vectors."""
-    noise = unit(rng.standard_normal(x.shape, dtype=np.float32))
-    return unit(x + np.float32(length) * noise)
+    return unit(x + np.float32(length) * drawn(rng, x.shape[:-1], spread))
 
 
 @dataclass(frozen=True)
@@ -122,27 +128,28 @@ def write(folder: Path, name: str, size: tuple[int, ...], blocks: Iterator[Array
 
 def clustered(work: Path, sets: int, k: int, dim: int, queries: int, seed: int = 0) -> Data:
     """Clustered sets, see above."""
-    folder = work / f"clustered-{sets}-{k}-{dim}-{queries}-{seed}"
+    folder = work / f"clustered-{sets}-{k}-{dim}-spectrum-{queries}-{seed}"
     if (folder / "whole").exists():
         return Data("clustered", folder)
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng((seed, 0))
     topics = max(4, sets // SETS_A_TOPIC)
-    centres = unit(rng.standard_normal((topics, CENTRES * k, dim), dtype=np.float32))
+    spread = np.arange(1, dim + 1, dtype=np.float32) ** -0.5
+    centres = drawn(rng, (topics, CENTRES * k), spread)
 
     def block(number: int) -> Array:
         own = np.random.default_rng((seed, 1, number))
         count = min(BLOCK, sets - number * BLOCK)
         topic = own.integers(0, topics, (count, 1))
-        return noisy(own, centres[topic, own.integers(0, CENTRES * k, (count, k))], 1.0)
+        return noisy(own, centres[topic, own.integers(0, CENTRES * k, (count, k))], 1.0, spread)
 
     members = np.sort(rng.choice(sets, queries - queries // 2, replace=sets < queries))
     blocks = range(-(-sets // BLOCK))
     asked = np.empty((queries, k, dim), dtype=np.float32)
-    asked[::2] = noisy(rng, _take(block, members), 0.5)
+    asked[::2] = noisy(rng, _take(block, members), 0.5, spread)
     crossed = (queries // 2, k)
     topic = rng.integers(0, topics, crossed)
-    asked[1::2] = noisy(rng, centres[topic, rng.integers(0, CENTRES * k, crossed)], 1.0)
+    asked[1::2] = noisy(rng, centres[topic, rng.integers(0, CENTRES * k, crossed)], 1.0, spread)
     return write(folder, "clustered", (sets, k, dim), map(block, blocks), asked)
 
 
@@ -162,12 +169,15 @@ def of_run(work: Path, run: Path, sets: int, queries: int) -> Data:
 
     gallery = Gallery.open(run / "gallery")
     name = run.name + ("+noise" if sets > len(gallery) else "")
-    folder = work / f"run-{name}-{sets}-{queries}-{gallery.manifest.checksum[:8]}"
+    folder = work / f"run-{name}-covariance-{sets}-{queries}-{gallery.manifest.checksum[:8]}"
     if (folder / "whole").exists():
         return Data(name, folder)
     folder.mkdir(parents=True, exist_ok=True)
     known = np.asarray(gallery.sets(np.arange(min(sets, len(gallery)))).values, dtype=np.float32)
     rng = np.random.default_rng(0)
+    elements = known.reshape(-1, known.shape[-1])
+    covariance = np.cov(elements.T) + 1e-6 * np.eye(elements.shape[1])
+    spread = np.linalg.cholesky(covariance).T.astype(np.float32)
     captions = gallery.rows["caption"].to_pylist()
     words = [rng.choice(str(captions[i]).split(" | ")) for i in rng.permutation(len(captions))]
     encoded = DivSE.from_pretrained(run).encode_texts((words * queries)[:queries])
@@ -176,7 +186,7 @@ def of_run(work: Path, run: Path, sets: int, queries: int) -> Data:
     def blocks() -> Iterator[Array]:
         yield known
         for first in range(len(known), sets, BLOCK):
-            drawn = rng.integers(0, len(known), min(BLOCK, sets - first))
-            yield noisy(rng, known[drawn], 0.5)
+            chosen = rng.integers(0, len(known), min(BLOCK, sets - first))
+            yield noisy(rng, known[chosen], 0.5, spread)
 
     return write(folder, name, (sets, *known.shape[1:]), blocks(), asked)
