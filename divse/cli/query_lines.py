@@ -177,8 +177,6 @@ def together(work: Callable[[list[Line]], list[Answer]], lines: list[Line]) -> l
     """Answer lines together; if that fails, each alone, so that the others get their answers."""
     try:
         return work(lines)
-    except BrokenPipeError:
-        raise
     except ERRORS as error:
         if len(lines) == 1:
             return [{"query": lines[0].name, "error": message(error)}]
