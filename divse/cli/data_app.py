@@ -9,10 +9,11 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from divse.cli.failures import run
+from divse.cli.failures import Commands, run
 
 app = typer.Typer(
     name="divse-data",
+    cls=Commands,
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,

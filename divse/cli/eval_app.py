@@ -7,7 +7,7 @@ from typing import NoReturn
 import typer
 
 from divse.cli import eval_options as o
-from divse.cli.failures import INTERRUPTED, run
+from divse.cli.failures import ended_early, run
 
 app = typer.Typer(
     name="divse-eval",
@@ -69,11 +69,9 @@ def evaluate(
     """
     from divse.cli.eval_run import measure_and_show
 
-    try:
-        measure_and_show(locals() | {"runs": runs or []})
-    except KeyboardInterrupt:
-        typer.echo("\ndivse-eval: interrupted", err=True)
-        raise typer.Exit(INTERRUPTED) from None
+    asked = locals() | {"runs": runs or []}
+    with ended_early("divse-eval"):
+        measure_and_show(asked)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:

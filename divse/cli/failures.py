@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import typer
@@ -17,22 +19,28 @@ ERRORS = (ValueError, TypeError, KeyError, OSError, ImportError)
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
+@contextmanager
+def ended_early(name: str | None) -> Iterator[None]:
+    """End a command that is interrupted, or whose output nobody reads any more."""
+    try:
+        yield
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        typer.echo(f"\n{name}: interrupted", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    except BrokenPipeError:
+        # Python flushes stdout once more when it ends, and would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(0) from None
+
+
 class Commands(TyperGroup):
     """A group of commands that can be interrupted, and whose output may be a pipe."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command."""
-        try:
-            result = super().invoke(ctx)
-            sys.stdout.flush()
-            return result
-        except KeyboardInterrupt:
-            typer.echo(f"\n{ctx.info_name}: interrupted", err=True)
-            raise typer.Exit(INTERRUPTED) from None
-        except BrokenPipeError:
-            # Python flushes stdout once more when it ends, and would complain.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(0) from None
+        with ended_early(ctx.info_name):
+            return super().invoke(ctx)
 
 
 def run(app: typer.Typer, arguments: list[str] | None = None) -> NoReturn:

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from divse.cli.failures import run
+from divse.cli.failures import Commands, run
 
 if TYPE_CHECKING:
     from divse.plots import Page
 
 app = typer.Typer(
     name="divse-plot",
+    cls=Commands,
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
