@@ -3,12 +3,15 @@
 import pytest
 import tiny
 import torch
+from torch import nn
 from training_cases import TRANSFORMER, assert_alike, gradients, trainer
 
+from divse.models import SetOutput
 from divse.models.slot_attention import AggregationBlock
 from divse.training.acceleration import prepare
 from divse.training.config import TrainConfig
-from divse.training.gradient_cache import cut
+from divse.training.gradient_cache import backward, cut
+from divse.training.losses import LossParts
 
 
 def both_transformers(folder):
@@ -97,6 +100,45 @@ def test_activation_checkpointing_gives_the_same_gradients(tmp_path, monkeypatch
     assert len(calls) == 3 * once  # run again in the backward pass
     backbones = run.model.text.encoder.backbone.modules()
     assert any(getattr(module, "gradient_checkpointing", False) for module in backbones)
+
+
+class ClassToken(nn.Module):
+    """What a ViT does first: a learned token before the others, then positions."""
+
+    def __init__(self):
+        super().__init__()
+        self.token = nn.Parameter(torch.zeros(1, 1, 4))
+        self.positions = nn.Parameter(torch.zeros(1, 3, 4))
+
+    def forward(self, x):
+        joined = torch.cat([self.token.expand(len(x), -1, -1), x], dim=1)
+        return (joined + self.positions).sin()
+
+
+@pytest.mark.parametrize("pictures", [1, 2])
+def test_gradients_of_compiled_parts_have_memory_of_their_own(pictures):
+    """Of one picture the two gradients are one tensor, which would take what is added twice."""
+    inputs = torch.randn(2, 2, 4, generator=torch.Generator().manual_seed(0))
+
+    def gradients_of(model, parts):
+        def embed(part):
+            sets = model(part)
+            return SetOutput(sets, sets), SetOutput(sets.detach(), sets.detach())
+
+        def loss(images, texts):
+            return LossParts(*[images.sets.sum()] * len(LossParts._fields))
+
+        backward(model, parts, embed, loss)
+        return [p.grad for p in model.parameters()]
+
+    compiled = ClassToken()
+    compiled.compile(backend="aot_eager")
+    parts = inputs[:pictures].split(1)
+    found = gradients_of(compiled, parts)
+    for got, expected in zip(found, gradients_of(ClassToken(), parts), strict=True):
+        torch.testing.assert_close(got, expected)
+    token, positions = (g.untyped_storage().data_ptr() for g in found)
+    assert token != positions
 
 
 @pytest.mark.filterwarnings(

@@ -36,6 +36,7 @@ def backward(model: nn.Module, parts: Sequence[Batch], embed: Embed, loss: Loss)
     if len(parts) == 1:
         result = loss(*embed(parts[0]))
         result.total.backward()  # type: ignore[no-untyped-call]
+        separate_gradients(model)
         return result
     device = next(model.parameters()).device
     with torch.no_grad(), statistics_held(model):
@@ -52,6 +53,7 @@ def backward(model: nn.Module, parts: Sequence[Batch], embed: Embed, loss: Loss)
         for side, output in enumerate(embed(part)):
             carry_on(output, leaves[side], done[side])
             done[side] += len(output.sets)
+        separate_gradients(model)
     return result
 
 
@@ -70,6 +72,22 @@ def carry_on(output: SetOutput, leaf: SetOutput, start: int) -> None:
     if pairs:
         tensors, gradients = zip(*pairs, strict=True)
         torch.autograd.backward(tensors, gradients)
+
+
+def separate_gradients(model: nn.Module) -> None:
+    """Give each gradient memory of its own.
+
+    The backward pass of a compiled model may give several parameters views of one tensor (a ViT's
+    class token and positions, where it sees one picture), and autograd keeps them as they are. The
+    next sub-batch would then be added, and clipping be done, once for each of them.
+    """
+    taken = set()
+    for parameter in model.parameters():
+        if parameter.grad is not None:
+            memory = parameter.grad.untyped_storage().data_ptr()
+            if memory in taken:
+                parameter.grad = parameter.grad.clone()
+            taken.add(memory)
 
 
 @contextmanager
