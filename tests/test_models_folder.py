@@ -34,6 +34,28 @@ def changed(side, **values):
     return replace(CONFIG, **{side: replace(getattr(CONFIG, side), **values)})
 
 
+@pytest.mark.parametrize(
+    ("section", "values", "message"),
+    [
+        ("model", {"k": "4"}, "model.k: got '4' (str), expected int"),
+        ("image", {"positions": 1}, "image.positions: got 1 (int), expected bool"),
+        ("text", {"pool": "mean"}, "text.pool: got 'mean' (str), expected list"),
+        ("similarity", {"alpha": "16"}, "similarity.alpha: got '16' (str), expected float"),
+        ("similarity", {"scale": None}, "similarity.scale: got None (NoneType), expected float"),
+        ("similarity", [], "similarity: got [] (list), expected dict"),
+    ],
+)
+def test_values_of_a_wrong_type_are_named(tmp_path, section, values, message):
+    encoder_of().save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    content = json.loads(file.read_text())
+    content[section] = content[section] | values if values else values
+    file.write_text(json.dumps(content))
+    with pytest.raises(ValueError) as refused:
+        DivSE.from_pretrained(tmp_path)
+    assert str(refused.value) == f"{file}: {message}"
+
+
 # settings that change embeddings but not the shapes of the weights
 @pytest.mark.parametrize(
     "config",

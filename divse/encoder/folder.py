@@ -16,6 +16,7 @@ from divse.models import (
     TextConfig,
     TwoTowerConfig,
 )
+from divse.models.config import check_type, field_types
 from divse.models.features import Encoder
 from divse.models.image import GridEncoder
 from divse.models.weights import write_json
@@ -27,7 +28,8 @@ FORMAT = 1
 ABOUT_FILES = frozenset(
     {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures"}
 )
-SIDES = ("image", "text", "model")
+SECTIONS = {"image": ImageConfig, "text": TextConfig, "model": HeadConfig}
+SIDES = tuple(SECTIONS)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -48,7 +50,20 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ValueError(
             f"{folder / CONFIG} has format {content['format']}, this divse reads {FORMAT}"
         )
+    check_types(content, folder / CONFIG)
     return dict(content)
+
+
+def check_types(content: Mapping[str, Any], path: Path) -> None:
+    """Refuse values of a wrong type; names that are not known are refused where they are used."""
+    types = {side: field_types(cls) for side, cls in SECTIONS.items()}
+    types["similarity"] = {"similarity": str, "alpha": float, "log_mean": bool}
+    for section, known in types.items():
+        check_type(f"{path}: {section}", content[section], dict)
+        for name, value in content[section].items():
+            # what a similarity has learned is a number
+            expected = known.get(name, float if section == "similarity" else type(value))
+            check_type(f"{path}: {section}.{name}", value, expected)
 
 
 def towers(content: Mapping[str, Any], folder: Path) -> TwoTowerConfig:

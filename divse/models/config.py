@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Any, get_type_hints
 
 PROJECTION = (
     "what is learned between backbone and head: global (a linear layer on the global feature), "
@@ -24,6 +24,22 @@ def setting(
     if isinstance(default, list | dict):
         return field(default_factory=default.copy, metadata=metadata)
     return field(default=default, metadata=metadata)
+
+
+def field_types(settings: type) -> dict[str, Any]:
+    """Map the settings of a section's dataclass to their types."""
+    hints = get_type_hints(settings)
+    return {f.name: hints[f.name] for f in fields(settings)}
+
+
+def check_type(name: str, value: Any, expected: Any) -> None:
+    """Refuse a value of another type than the setting's; whole numbers serve as floats."""
+    plain = getattr(expected, "__origin__", expected)
+    numeric = plain is float and type(value) is int
+    if not (type(value) is plain or numeric):
+        raise ValueError(
+            f"{name}: got {value!r} ({type(value).__name__}), expected {plain.__name__}"
+        )
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from divse.models.config import TwoTowerConfig, setting
+from divse.models.config import TwoTowerConfig, check_type, field_types, setting
 
 PRESETS = Path(__file__).with_name("presets")
 
@@ -147,9 +147,7 @@ SECTIONS = ("data", "image", "text", "model", "loss", "optim", "train")
 
 def setting_types(section: str) -> dict[str, Any]:
     """Map the settings of a section to their types."""
-    cls = get_type_hints(Config)[section]
-    hints = get_type_hints(cls)
-    return {f.name: hints[f.name] for f in fields(cls)}
+    return field_types(get_type_hints(Config)[section])
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
@@ -159,16 +157,6 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     some = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")
     hint = f"did you mean {near[0]}?" if near else f"known: {some}"
     return f"unknown {kind} {name}; {hint}"
-
-
-def check_type(name: str, value: Any, expected: Any) -> None:
-    """Refuse a value of another type than the setting's; whole numbers serve as floats."""
-    plain = getattr(expected, "__origin__", expected)
-    numeric = plain is float and type(value) is int
-    if not (type(value) is plain or numeric):
-        raise ValueError(
-            f"{name}: got {value!r} ({type(value).__name__}), expected {plain.__name__}"
-        )
 
 
 def read_file(path: str | Path) -> dict[str, Any]:
