@@ -104,6 +104,21 @@ def test_both_formats(scenes, plot, picture):
     assert plot("space", scenes, "--format", "svg", out="one")[1][0].endswith("one.svg")
 
 
+def test_maps_lie_over_the_centre_that_the_model_reads(tmp_path, picture):
+    run = TrainedRun.open(write_run(tmp_path / "run", image__crop_pct=0.5))
+    looked = questions.look(run, questions.ask_pictures(run, [], [picture], 2, 0, 1))
+    with Image.open(picture) as image:
+        pixels = np.asarray(image)  # (40, 60, 3)
+    np.testing.assert_array_equal(looked[0].view, pixels[10:30, 20:40])
+    page = attention.attention_page(looked, run.data.captions, "captions")
+    whole, first_map = page.figure.axes[:2]
+    shown, _ = attention.spotlight(pixels[10:30, 20:40], looked[0].maps[0])
+    np.testing.assert_array_equal(first_map.images[0].get_array(), shown)
+    assert whole.images[0].get_array().shape == (40, 60, 3)
+    assert any("picture's centre" in text for text in words(page))
+    assert_legible(page)
+
+
 def test_attention_shows_the_models_own_maps(scenes):
     run = TrainedRun.open(scenes)
     asked = questions.ask_pictures(run, [3], [], 2, 0, 1)

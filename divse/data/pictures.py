@@ -76,6 +76,15 @@ def center_crop(picture: Picture, size: int, crop_pct: float) -> Picture:
     return middle(np.asarray(resized), size, size)
 
 
+def fitted_part(picture: Picture, size: int, crop_pct: float = 0.0) -> Picture:
+    """The part of (H, W, 3) that `fit` makes a square of, as large as it is in the picture."""
+    if not crop_pct:
+        return picture
+    least = min(picture.shape[:2])
+    side = min(least, max(1, round(least * size / int(size / crop_pct))))
+    return middle(picture, side, side)
+
+
 def middle(picture: Picture, height: int, width: int) -> Picture:
     """The middle of (H, W, 3), (height, width, 3)."""
     top, left = round((picture.shape[0] - height) / 2), round((picture.shape[1] - width) / 2)

@@ -220,7 +220,8 @@ class DivSE:
         """Attention map of each element of a few pictures, taken as by `encode_images`.
 
         Returns (N, K, rows, columns) of the encoder's grid, or (N, K, R) of regions, which are
-        padded with zeros; a map sums to one.
+        padded with zeros; a map sums to one. A grid lies over the whole picture, or over its centre
+        where image.crop_pct is set (divse.data.pictures.fitted_part).
         """
         if isinstance(images, str | Path) or not len(images):
             raise ValueError("images: got no list of pictures; wrap a single one in [ ]")

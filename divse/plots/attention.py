@@ -32,12 +32,20 @@ class Looked:
     """A picture, what its elements found, and where they looked.
 
     maps: (K, rows, columns) of a grid or (K, R) of regions; each sums to one
+    view: the part of the picture that the maps lie over, where there is a picture
     boxes: (R, 4) x1 y1 x2 y2 in pixels, where they are known
     """
 
     asked: Asked
     maps: NDArray[np.floating[Any]]
+    view: NDArray[np.uint8] | None = None
     boxes: NDArray[np.floating[Any]] | None = None
+
+    @property
+    def cut(self) -> bool:
+        """Whether the model reads a part of the picture only."""
+        whole = self.asked.pixels
+        return self.view is not None and whole is not None and self.view.shape != whole.shape
 
 
 def attention_page(looked: Sequence[Looked], captions: Sequence[str], gallery: str) -> Page:
@@ -60,8 +68,9 @@ def attention_page(looked: Sequence[Looked], captions: Sequence[str], gallery: s
 
 def _how_to_read(looked: Sequence[Looked]) -> str:
     if all(one.maps.ndim == 3 for one in looked):
+        picture = "picture's centre, all that the model reads," if looked[0].cut else "picture"
         return (
-            "The picture shows through where the element attends; the line encloses half of its "
+            f"The {picture} shows through where the element attends; the line encloses half of its "
             "attention."
         )
     if all(one.boxes is not None for one in looked):
@@ -70,9 +79,9 @@ def _how_to_read(looked: Sequence[Looked]) -> str:
 
 
 def _panel_height(one: Looked, columns: Columns) -> float:
-    if one.asked.pixels is None:
+    if one.view is None:
         return columns.width * 0.7
-    high, wide = one.asked.pixels.shape[:2]
+    high, wide = one.view.shape[:2]
     return columns.width * float(high / max(high, wide))
 
 
@@ -114,10 +123,10 @@ def _draw_map(
 ) -> str:
     """Draw a map; return a few words on it."""
     if weights.ndim == 2:
-        assert one.asked.pixels is not None, "a grid is made of a picture"
-        return _draw_grid(page, one.asked.pixels, weights, hue, panel)
-    if one.boxes is not None and one.asked.pixels is not None:
-        return _draw_boxes(page, one.asked.pixels, one.boxes, weights, hue, panel)
+        assert one.view is not None, "a grid is made of a picture"
+        return _draw_grid(page, one.view, weights, hue, panel)
+    if one.boxes is not None and one.view is not None:
+        return _draw_boxes(page, one.view, one.boxes, weights, hue, panel)
     return _draw_bars(page, weights, hue, panel)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from divse.data.pictures import read_picture
+from divse.data.pictures import fitted_part, read_picture
 from divse.plots.attention import Looked
 from divse.plots.neighbours import Asked, Neighbour, Pixels, nearest, nearest_wholes
 from divse.plots.space import Family
@@ -93,7 +93,7 @@ def look(
     found = []
     for question in questions:
         maps = trained.encoder.attend_images([question.inputs])[0].numpy()
-        found.append(Looked(question.asked, maps))
+        found.append(Looked(question.asked, maps, _view(trained, question.asked.pixels)))
     if boxes is None:
         return found
     if not trained.reads_regions or len(found) != 1:
@@ -105,6 +105,12 @@ def look(
     if found[0].asked.pixels is None:
         raise ValueError("--boxes: give the picture to draw them over, --image FILE")
     return [replace(found[0], boxes=held)]
+
+
+def _view(trained: TrainedRun, pixels: Pixels | None) -> Pixels | None:
+    """The part of a picture that the model reads."""
+    image = trained.config.image
+    return None if pixels is None else fitted_part(pixels, image.size, image.crop_pct)
 
 
 def ask_texts(
