@@ -126,6 +126,27 @@ def test_data_without_a_split_is_noticed(tmp_path, check):
     assert code == 0 and "note: captions.jsonl has no split column" in out
 
 
+def test_a_picture_in_two_splits_is_noticed(tmp_path, check):
+    for name in ("0.jpg", "1.jpg"):
+        layouts.write_picture(tmp_path / name, 0)
+    rows = [("0.jpg", "train"), ("0.jpg", "val"), ("1.jpg", "test"), ("0.jpg", "test")]
+    lines = [
+        json.dumps({"id": str(i), "image": image, "caption": "a", "split": split})
+        for i, (image, split) in enumerate(rows)
+    ]
+    (tmp_path / "captions.jsonl").write_text("\n".join(lines[:3]))
+    code, out, _ = check(tmp_path)
+    assert code == 0 and "note: train and val share picture files (1), e.g." in out
+    assert "and test" not in out
+    (tmp_path / "captions.jsonl").write_text("\n".join(lines))
+    notes = best(check(tmp_path, "--json")[1])[1]["notes"]
+    assert [note.split(" share")[0] for note in notes] == [
+        "train and val",
+        "train and test",
+        "val and test",
+    ]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -7,9 +7,10 @@ and last picture are read.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -109,18 +110,35 @@ def look(layout: Layout, path: Path, options: Mapping[str, Any]) -> Report:
     report = Report(layout.name, layout.title, layout.regions)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
+        loaded: dict[str, ImageTextData] = {}
         for split in SPLITS:
-            report.splits[split] = _look_at(layout, split, path, options, report)
+            report.splits[split] = _look_at(layout, split, path, options, loaded)
+    report.name = next((data.name for data in loaded.values()), "")
     report.notes = list(dict.fromkeys(str(warning.message) for warning in caught))
+    report.notes += in_two_splits({split: data.image_paths for split, data in loaded.items()})
     return report
 
 
+def in_two_splits(files: Mapping[str, Sequence[Path] | None]) -> Iterator[str]:
+    """Say which splits share picture files; ids alone may begin anew in every split."""
+    for one, other in combinations(files, 2):
+        shared = sorted(set(files[one] or ()) & set(files[other] or ()))
+        if shared:
+            yield (
+                f"{one} and {other} share picture files ({len(shared):,}), e.g. {shared[0]}: leave "
+                "each in one split, or results will be better than they are"
+            )
+
+
 def _look_at(
-    layout: Layout, split: str, path: Path, options: Mapping[str, Any], report: Report
+    layout: Layout,
+    split: str,
+    path: Path,
+    options: Mapping[str, Any],
+    loaded: dict[str, ImageTextData],
 ) -> SplitReport:
     try:
-        data = layout.load(split, path=path, **options)
-        report.name = report.name or data.name
+        data = loaded[split] = layout.load(split, path=path, **options)
         return SplitReport(len(data), len(data.captions), _sample(data))
     except MissingFiles as error:
         files = [str(file) for file in error.paths]
