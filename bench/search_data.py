@@ -3,7 +3,7 @@
 Clustered sets: a topic has 3 K centres, a set belongs to one topic and draws each of its K elements
 around one of the topic's centres; noise is as long as the centre, so that two elements of a centre
 have a cosine near 0.5. There is a topic for every 50 sets. Centres and noise vary most in few
-directions, the i-th with a variance of 1/i, which is how variances fall in trained sets. Of the
+directions (not the axes), the i-th with a variance of 1/i, about as trained sets do. Of the
 queries every second one is a member of the gallery, perturbed (noise half as long as the element),
 the others are unrelated: their elements are drawn around centres of different topics.
 
@@ -128,13 +128,14 @@ def write(folder: Path, name: str, size: tuple[int, ...], blocks: Iterator[Array
 
 def clustered(work: Path, sets: int, k: int, dim: int, queries: int, seed: int = 0) -> Data:
     """Clustered sets, see above."""
-    folder = work / f"clustered-{sets}-{k}-{dim}-spectrum-{queries}-{seed}"
+    folder = work / f"clustered-{sets}-{k}-{dim}-rotated-{queries}-{seed}"
     if (folder / "whole").exists():
         return Data("clustered", folder)
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng((seed, 0))
     topics = max(4, sets // SETS_A_TOPIC)
-    spread = np.arange(1, dim + 1, dtype=np.float32) ** -0.5
+    rotation = np.linalg.qr(np.random.default_rng((seed, 2)).standard_normal((dim, dim)))[0]
+    spread = (np.arange(1, dim + 1)[:, None] ** -0.5 * rotation).astype(np.float32)
     centres = drawn(rng, (topics, CENTRES * k), spread)
 
     def block(number: int) -> Array:
