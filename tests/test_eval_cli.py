@@ -3,6 +3,7 @@
 import json
 import shutil
 from importlib.util import find_spec
+from io import StringIO
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +15,8 @@ from safetensors.numpy import save_file
 
 import train
 from divse.cli.eval_app import main
-from divse.cli.eval_data import DataOptions, with_ids
+from divse.cli.eval_data import DataOptions, same_data, with_ids
+from divse.cli.eval_output import Page, Resampling, Results, show
 from divse.data import ImageTextData
 from divse.evaluation import evaluate, log_variance
 from divse.evaluation.corpus import Corpus
@@ -225,6 +227,53 @@ def test_runs_of_different_data_are_refused(call, runs, files):
     assert code == 1 and "has 10 pictures and 52 captions" in err
 
 
+def test_runs_on_worlds_of_one_size_are_refused(call, runs, tmp_path):
+    """Owners alone do not tell them apart: every picture of scenes has five captions."""
+    other = tmp_path / "other"
+    shutil.copytree(runs / "run1", other)
+    settings = json.loads((other / "settings.json").read_text())
+    settings["data"]["options"]["seed"] = 1
+    (other / "settings.json").write_text(json.dumps(settings))
+    code, _, err = call(runs / "run0", other)
+    assert code == 1 and "+seed=1/test is not the data of the models before" in err
+    code, out, _ = call(runs / "run0", other, "--layout", "scenes", "--option", "pictures=16")
+    assert code == 0 and "other" in out
+
+
+@pytest.mark.parametrize(
+    ("second", "same"),
+    [("A dog.|Two cats|a bird", True), ("a dog|a fish|a cow", False), ("a dog|2 cats|a b", False)],
+)
+def test_layouts_of_one_data_set_may_spell_captions_otherwise(second, same):
+    def split(captions):
+        owner = np.arange(len(captions))
+        return ImageTextData("x", "test", [str(i) for i in owner], captions, owner, np.zeros)
+
+    first = split(["a dog", "two cats", "a bird !"])
+    assert same_data(first, split(second.split("|"))) is same
+
+
+def test_narrow_terminals_never_cut_a_number(files, monkeypatch):
+    class Terminal(StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setenv("TERM", "xterm")
+    page = Page("title", ["", *(f"i2t R@{k}" for k in range(9))], [["model", *["100.0"] * 9]])
+    for stream, width, lines in ((StringIO(), "60", 3), (Terminal(), "60", 11)):
+        monkeypatch.setenv("COLUMNS", width)
+        show([page], [], stream)
+        said = stream.getvalue()
+        assert said.count("100.0") == 9 and said.count("\n") == lines + 1
+
+
+def test_models_of_one_name_are_told_apart():
+    results = Results(Resampling(0))
+    for name in ("run", "run", "other", "run"):
+        results.add(name, [], {})
+    assert results.names == ["run", "run (2)", "other", "run (3)"]
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
@@ -237,6 +286,8 @@ def test_runs_of_different_data_are_refused(call, runs, files):
         (("--scores", "{f}/scores.npy", "--json", "--markdown"), 2, "not both"),
         (("--scores", "{f}/scores.npy", "--out", "table.csv"), 2, "*.json, *.md, *.txt"),
         (("--scores", "{f}/scores.npy", "--block", "0"), 2, "at least 1"),
+        (("--scores", "{f}/scores.npy", "--out", "{f}/nowhere/a.md"), 2, "a folder that is there"),
+        (("--scores", "{f}/scores.npy", "--owners", "{f}/scores.npy"), 1, "whole numbers"),
         (("--scores", "{f}/scores.npy", "--confidence", "1"), 2, "between 0 and 1"),
         (("--scores", "{f}/scores.npy"), 1, "not five each"),
         (("--scores", "{f}/absent.npy"), 1, "no such file"),

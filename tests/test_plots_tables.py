@@ -249,6 +249,23 @@ def test_csv_and_run_folders(tmp_path, table):
     assert read_runs([tmp_path / "runs" / "mine-1"]) == runs[1:]
 
 
+def test_seed_zero_is_a_seed_wherever_it_stands():
+    rows = [{"config": "a", "seed": seed, "rsum": 10 + seed} for seed in (1, 0)]
+    assert configurations(rows, "rsum")[0].seeds("rsum") == {"1": 11, "0": 10}
+    rows = [{"config": "a", "seed": "", "rsum": 3}, {"config": "a", "rsum": 4}]
+    assert configurations(rows, "rsum")[0].seeds("rsum") == {"0": 3, "1": 4}
+
+
+def test_runs_on_different_worlds_are_different_data(tmp_path):
+    for name, options in (("a", {"pictures": 60}), ("b", {"pictures": 60, "seed": 1})):
+        (tmp_path / name).mkdir()
+        settings = {"data": {"name": "scenes", "options": options}}
+        (tmp_path / name / "settings.json").write_text(json.dumps(settings))
+        (tmp_path / name / "test.json").write_text(json.dumps({"rsum": 300.0}))
+    named = [run["data"] for run in read_runs([tmp_path])]
+    assert named == ["scenes-v1+pictures=60", "scenes-v1+pictures=60+seed=1"]
+
+
 def test_tables_that_cannot_serve(tmp_path, rows, table):
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     (tmp_path / "empty.csv").write_text("config\n")

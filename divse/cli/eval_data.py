@@ -63,11 +63,27 @@ def of_data(data: ImageTextData) -> Corpus:
     )
 
 
+def same_data(first: ImageTextData, second: ImageTextData) -> bool:
+    """Whether two splits with the same owners are one data set, for models of both to meet on.
+
+    Generated data goes by its name, which tells every dial. Layouts of one data set (pixels, region
+    features) may name pictures and write captions each in their way, so most captions must agree.
+    """
+    if first.oracle is not None or second.oracle is not None:
+        return first.name == second.name
+    pairs = zip(map(_letters, first.captions), map(_letters, second.captions), strict=True)
+    return 2 * sum(a == b for a, b in pairs) > len(first.captions)
+
+
+def _letters(text: str) -> str:
+    return "".join(filter(str.isalnum, text.casefold()))
+
+
 def of_shape(shape: tuple[int, int], given: DataOptions) -> Corpus:
     """The corpus of scores (I, T): owners from a file or a Karpathy JSON, or five a picture."""
     images, captions = shape
     if given.owners is not None:
-        owner = np.asarray(read_ids(given.owners)).astype(np.int64)
+        owner = _whole_numbers(given.owners)
     elif given.karpathy is not None:
         owner = _karpathy(given.karpathy, given.split, captions)[2]
     elif captions == PER_PICTURE * images:
@@ -92,7 +108,7 @@ def with_relevance(corpus: Corpus, given: DataOptions) -> Corpus:
 def with_ids(corpus: Corpus, given: DataOptions, data: ImageTextData | None) -> Corpus:
     """The corpus with COCO's ids: of files, of a Karpathy JSON, or of the usual order."""
     images, captions = (
-        None if file is None else np.asarray(read_ids(file)).astype(np.int64)
+        None if file is None else _whole_numbers(file)
         for file in (given.image_ids, given.caption_ids)
     )
     file = given.karpathy
@@ -116,6 +132,18 @@ def with_ids(corpus: Corpus, given: DataOptions, data: ImageTextData | None) -> 
             )
         images = usual
     return replace(corpus, image_ids=images, caption_ids=captions)
+
+
+def _whole_numbers(file: Path) -> Array:
+    """Positions or COCO's ids of a file, (M,) int64."""
+    values = np.asarray(read_ids(file))
+    try:
+        if values.dtype.kind not in "f":
+            return values.astype(np.int64)
+    except ValueError:
+        pass
+    first = values.flat[0] if values.size else "nothing"
+    raise ValueError(f"{file}: expected whole numbers, got {values.dtype} such as {first}")
 
 
 def _usual(corpus: Corpus) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain, count
 from typing import Any, TextIO
 
 import numpy as np
@@ -15,6 +16,7 @@ from divse.evaluation.protocols import Answer
 from divse.evaluation.resampling import between, differences, intervals
 
 LABELS = {"map_at_r": "mAP@R", "r_precision": "R-P"}
+ENDLESS = 100_000  # columns of a file or pipe, which has no width
 RATED = {"sits": "SITS", "sis": "SIS", "sts": "STS"}
 
 
@@ -49,8 +51,9 @@ class Results:
     data: dict[str, Any] = field(default_factory=dict)
 
     def add(self, name: str, answers: list[Answer], spread: dict[str, float]) -> None:
-        """Add a model's answers."""
-        self.names.append(name)
+        """Add a model's answers, under a name of its own."""
+        numbered = chain([name], (f"{name} ({number})" for number in count(2)))
+        self.names.append(next(word for word in numbered if word not in self.names))
         self.answers.append(answers)
         self.spread.append(spread)
 
@@ -128,7 +131,7 @@ def compared(
                     "high": interval.high,
                     "p": p,
                 }
-        for name in set(a.correlations) & set(b.correlations):
+        for name in (name for name in a.correlations if name in b.correlations):
             change = 100 * (a.correlations[name] - b.correlations[name])
             point = np.array([np.nanmean(change)])
             interval = between(point, change[:, None], resampling.confidence)[0]
@@ -148,6 +151,11 @@ class Page:
     title: str
     columns: list[str]
     rows: list[list[str]]
+
+    def turned(self) -> Page:
+        """The same table with its columns as rows."""
+        columns, *rows = map(list, zip(self.columns, *self.rows, strict=True))
+        return Page(self.title, columns, rows)
 
 
 def pages(document: dict[str, Any], with_intervals: bool) -> list[Page]:
@@ -230,17 +238,27 @@ def markdown(found: Sequence[Page], notes: Sequence[str]) -> str:
 
 
 def show(found: Sequence[Page], notes: Sequence[str], stream: TextIO) -> None:
-    """Print tables for people."""
+    """Print tables for people, figures below one another where a terminal is too narrow."""
     console = Console(file=stream)
+    if not console.is_terminal:
+        console = Console(file=stream, width=ENDLESS)
     for page in found:
+        table = _table(page)
+        wanted = console.measure(table, options=console.options.update(width=ENDLESS)).maximum
+        if wanted > console.width:
+            table = _table(page.turned())
         console.print(Text(page.title, style="bold"))
-        table = Table(box=None, pad_edge=False, header_style="dim")
-        for number, column in enumerate(page.columns):
-            justify: Any = "right" if number else "left"
-            table.add_column(column, justify=justify, overflow="fold", no_wrap=not number)
-        for row in page.rows:
-            table.add_row(*map(Text, row))
         console.print(table)
         console.print()
     for note in notes:
         console.print(Text(f"note: {note}", style="dim"))
+
+
+def _table(page: Page) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for number, column in enumerate(page.columns):
+        justify: Any = "right" if number else "left"
+        table.add_column(column, justify=justify, overflow="fold", no_wrap=not number)
+    for row in page.rows:
+        table.add_row(*map(Text, row))
+    return table

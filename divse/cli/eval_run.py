@@ -13,7 +13,15 @@ from typing import Any
 import numpy as np
 import typer
 
-from divse.cli.eval_data import DataOptions, load_data, of_data, of_shape, with_ids, with_relevance
+from divse.cli.eval_data import (
+    DataOptions,
+    load_data,
+    of_data,
+    of_shape,
+    same_data,
+    with_ids,
+    with_relevance,
+)
 from divse.cli.eval_models import Model, ensemble, of_files, of_matrix, of_run, run_settings, usable
 from divse.cli.eval_options import NAMES
 from divse.cli.eval_output import Resampling, Results, markdown, pages, show
@@ -82,6 +90,10 @@ def check(given: Given) -> None:
             any(file.suffix not in WRITTEN for file in given["out"] or []),
             f"--out: expected a file called *{', *'.join(WRITTEN)}",
         ),
+        (
+            any(not file.parent.is_dir() for file in given["out"] or []),
+            "--out: expected a file in a folder that is there",
+        ),
     )
     for applies, message in wrong:
         if applies:
@@ -96,6 +108,7 @@ class Work:
     resampling: Resampling
     progress: Any
     corpus: Corpus | None = None
+    data: ImageTextData | None = None
     protocols: list[Protocol] = field(default_factory=list)
     loaded: dict[str, ImageTextData] = field(default_factory=dict)
 
@@ -183,6 +196,8 @@ class Work:
         """
         if self.corpus is not None:
             same = np.array_equal(self.corpus.image_of_caption, corpus.image_of_caption)
+            if self.data is not None and data is not None:
+                same = same and same_data(self.data, data)
             if not same or corpus.images != self.corpus.images:
                 raise ValueError(
                     f"{corpus.name} is not the data of the models before, {self.corpus.name}: give "
@@ -198,7 +213,7 @@ class Work:
             corpus = with_ids(corpus, about, data)
         sources = Sources(self.given["cxc"], self.given["eccv"], self.given["pmrp"], about.split)
         self.protocols = [PROTOCOLS[name](corpus, sources) for name in names]
-        self.corpus = corpus
+        self.corpus, self.data = corpus, data
 
 
 def expanded(names: Sequence[str]) -> list[str]:

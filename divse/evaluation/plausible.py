@@ -103,8 +103,8 @@ def read_labels(path: Path, corpus: Corpus) -> Array:
 
 
 def _instances(path: Path, corpus: Corpus) -> Array:
-    content = json.loads(path.read_text(encoding="utf-8"))
     try:
+        content = json.loads(path.read_text(encoding="utf-8"))
         pairs = [(int(a["image_id"]), int(a["category_id"])) for a in content["annotations"]]
     except (KeyError, TypeError, ValueError):
         raise ValueError(

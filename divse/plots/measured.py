@@ -39,5 +39,7 @@ def measured_shares(folders: Sequence[Path], data: str = "", pictures: int = 0) 
 
 def source_of(folders: Sequence[Path]) -> str:
     """Where measured shares come from."""
-    runs = folders[0].name if len(folders) == 1 else f"{len(folders)} runs"
-    return f"{runs}: its ranking loss on the test batches, by each similarity on the same sets."
+    runs = f"{folders[0].resolve().name}: its"
+    if len(folders) > 1:
+        runs = f"{len(folders)} runs: their"
+    return f"{runs} ranking loss on the test batches, by each similarity on the same sets."

@@ -63,7 +63,10 @@ class Configuration:
 
     def seeds(self, column: str) -> dict[str, float]:
         """A figure by seed, where it is there."""
-        found = {str(row.get("seed") or i): number(row, column) for i, row in enumerate(self.rows)}
+        found = {}
+        for place, row in enumerate(self.rows):
+            seed = row.get("seed")
+            found[str(place if seed in (None, "") else seed)] = number(row, column)
         return {seed: value for seed, value in found.items() if math.isfinite(value)}
 
     def setting(self, name: str) -> Any:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from divse.data import DATASETS, ImageTextData
 from divse.data.dataset import check_split
+from divse.data.scene_options import SceneOptions
 from divse.encoder import DivSE
 from divse.sets import EmbeddingSets
 from divse.training.config import Config, read_file
@@ -102,7 +103,9 @@ def read_settings(folder: Path) -> Config:
 
 
 def data_name(config: Config) -> str:
-    """What to call a run's data: its folder or file, or the generator."""
+    """What to call a run's data: its folder or file, or the world that was generated."""
+    if config.data.name == "scenes":
+        return SceneOptions.of(**config.data.options).name
     return Path(config.data.path).resolve().stem if config.data.path else config.data.name
 
 
