@@ -25,6 +25,7 @@ def rows(tmp_path_factory):
         "tags": [["a"], ["b", "c"]] * 10,
         "meta": [{"x": row} for row in range(20)],
         "half": np.arange(20, dtype=np.float16) - 10,
+        "json": [f'{{"n": {row}}}' for row in range(20)],
     }
     folder = tmp_path_factory.mktemp("rows") / "g"
     gallery = Gallery.create(folder, clustered(20), [f"i{row}" for row in range(20)], columns)
@@ -42,6 +43,9 @@ def rows(tmp_path_factory):
         ("len(list_filter(tags, lambda t: t = 'a')) = 1 and meta.x > 15", [16, 18]),
         ("len([t for t in tags if t = 'a']) = 1 and gallery.year > 2015", [16, 18]),
         ("half >= 8", [18, 19]),
+        ("(json->'$.n')::int >= 18", [18, 19]),
+        ("json->>'$.n' = '7'", [7]),
+        ("year > 2017 and len(list_filter([1, 2], lambda YEAR: year > 1)) = 1", [18, 19]),
         ("year between 2001 and 2002 -- a comment", [1, 2]),
         ("false", []),
         ("true", [1, 2, 3, 4, *range(6, 20)]),
@@ -55,7 +59,7 @@ def test_conditions(rows, where, expected):
 @pytest.mark.parametrize(
     ("where", "message"),
     [
-        ("yaer > 2000", "unknown column 'yaer'; known are id .*: year, Label, tags, meta, half"),
+        ("yaer > 2000", "unknown column 'yaer'; known are id .*: year, Label, tags, meta, half, json"),
         ('label = "cat"', "unknown column 'cat'.*single quotes"),
         ("", "expected a condition"),
         ("year >", "no condition: syntax error"),
@@ -72,6 +76,10 @@ def test_conditions(rows, where, expected):
         ("year > ?", "parameters are not allowed"),
         ("year > 'abc'", "Could not convert"),
         ("nonsense(year)", "nonsense does not exist"),
+        ("pg_sleep(year) is null", "pg_sleep is not allowed"),
+        ("Sleep_MS(100) is null", "not allowed"),
+        ("+".join(["1"] * 400) + " > 0", "nested too deep"),
+        ("abs(" * 800 + "1" + ")" * 800 + " = 1", "nested too deep"),
         ('"position of the set" < 3', "unknown column"),
         ("read_text('/etc/passwd') is not null", "read_text"),
     ],

@@ -35,6 +35,7 @@ _REFUSED = {
     "WINDOW": "window functions",
     "PARAMETER": "parameters",
 }
+_ACTIONS = {"nextval", "pg_sleep", "setseed", "setval", "sleep_ms", "write_log"}
 
 
 class Selection:
@@ -101,6 +102,16 @@ def matching(snapshot: Snapshot, where: str) -> np.ndarray:
         raise TypeError(f"where: got {type(where).__name__}, expected a condition such as 'id = 7'")
     if not where.strip():
         raise ValueError("where: got nothing, expected a condition such as 'id = 7'")
+    try:
+        return _evaluated(snapshot, where)
+    except RecursionError:
+        raise ValueError(
+            f"where={where!r:.80}... is nested too deep: write 'x in (...)' for many 'or', "
+            "or give allowed= ids"
+        ) from None
+
+
+def _evaluated(snapshot: Snapshot, where: str) -> np.ndarray:
     duckdb = import_duckdb()
     mask = np.zeros(len(snapshot), dtype=bool)
     with duckdb.connect(":memory:", config=_SAFE) as connection:
@@ -110,7 +121,7 @@ def matching(snapshot: Snapshot, where: str) -> np.ndarray:
             connection.register(TABLE, _table(snapshot, columns))
             rows = connection.execute(_query(where)).fetchnumpy()
         except duckdb.Error as error:
-            raise ValueError(f"where={where!r}: {_reason(error)}") from None
+            raise ValueError(f"where={where!r:.200}: {_reason(error)}") from None
     mask[np.asarray(rows[_POSITION], dtype=np.int64)] = True
     return mask
 
@@ -148,14 +159,16 @@ def _condition(connection: Any, where: str) -> Any:
     """The syntax tree of a condition, which must be all that differs from the plainest query."""
     asked, plain = (_tree(connection, text) for text in (where, "true"))
     if "error_message" in asked:
-        raise ValueError(f"where={where!r} is no condition: {asked['error_message']}")
+        raise ValueError(f"where={where!r:.200} is no condition: {asked['error_message']}")
     nodes = [_single_node(tree) for tree in (asked, plain)]
     condition, _ = (node.pop("where_clause", None) for node in nodes)
     if condition is None or nodes[0] != nodes[1]:
-        raise ValueError(f"where={where!r} is no condition: it must be one expression")
+        raise ValueError(f"where={where!r:.200} is no condition: it must be one expression")
     for node in _nodes(condition):
         if node.get("class") in _REFUSED:
-            raise ValueError(f"where={where!r}: {_REFUSED[node['class']]} are not allowed")
+            raise ValueError(f"where={where!r:.200}: {_REFUSED[node['class']]} are not allowed")
+        if node.get("class") == "FUNCTION" and node["function_name"].lower() in _ACTIONS:
+            raise ValueError(f"where={where!r:.200}: {node['function_name']} is not allowed")
     return condition
 
 
@@ -182,16 +195,17 @@ def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
 
 def _columns_of(condition: Any, known: list[str]) -> list[str]:
     """The gallery's columns that a condition names, in any case, as SQL does."""
+    # An arrow is a lambda or JSON's, so what stands left of it may be a parameter or a column.
     bound = {
-        name
+        name.lower()
         for node in _nodes(condition)
         if node.get("class") == "LAMBDA"
         for part in _nodes(node["lhs"])
         for name in part.get("column_names", ())
-    }
+    } - {name.lower() for name in known}
     found: dict[str, str] = {}
     for node in _nodes(condition):
-        if node.get("class") != "COLUMN_REF" or node["column_names"][0] in bound:
+        if node.get("class") != "COLUMN_REF" or node["column_names"][0].lower() in bound:
             continue
         name = _column(node["column_names"], known)
         if found.setdefault(name.lower(), name) != name:
