@@ -59,7 +59,10 @@ def test_conditions(rows, where, expected):
 @pytest.mark.parametrize(
     ("where", "message"),
     [
-        ("yaer > 2000", "unknown column 'yaer'; known are id .*: year, Label, tags, meta, half, json"),
+        (
+            "yaer > 2000",
+            "unknown column 'yaer'; known are id .*: year, Label, tags, meta, half, json",
+        ),
         ('label = "cat"', "unknown column 'cat'.*single quotes"),
         ("", "expected a condition"),
         ("year >", "no condition: syntax error"),

@@ -1,13 +1,17 @@
 """Which plan is taken and why, what a search reports, and what it refuses."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
+from time import sleep
 
 import numpy as np
 import pytest
 from searcher_cases import clustered
 
 from divse.search import plans
+from divse.search.filters import select
 from divse.search.gallery import Gallery
+from divse.search.prefilter import open_prefilter
 from divse.search.searcher import Searcher
 
 
@@ -50,6 +54,8 @@ def test_progress_is_told(small_gallery):
         ({"plan": "fast"}, "plan: got 'fast', expected one of auto, exact, certified, prefilter"),
         ({"plan": "exact", "depth": 10}, "depth is of plan='prefilter'"),
         ({"depth": 0}, "depth: got 0"),
+        ({"depth": 2.5}, "depth: got float, expected an int"),
+        ({"probe": True}, "probe: got bool, expected an int"),
         ({"similarity": "cosine"}, "similarity: got 'cosine'"),
         ({"alpha": -1.0}, "alpha: got -1.0"),
         ({"impl": "cuda"}, "impl: got 'cuda'"),
@@ -106,3 +112,42 @@ def test_an_explanation_is_ready_for_json(small_gallery):
         search.explain("exact", probe=3)
     with pytest.raises(ValueError, match="probe: got 0"):
         search.explain(probe=0)
+
+
+def test_a_plan_that_cannot_serve_is_refused_by_explain_too(tmp_path):
+    gallery = Gallery.create(tmp_path / "g", clustered(8), codes=False)
+    search = Searcher(gallery, device="cpu")
+    for refused in (search.explain, lambda plan: search.search(clustered(2), 3, plan)):
+        with pytest.raises(ValueError, match=r"plan='certified' cannot serve.*no int8 codes"):
+            refused("certified")
+
+
+def test_a_search_keeps_its_filter_when_another_thread_sets_one(small_gallery):
+    pytest.importorskip("duckdb")
+    gallery, queries, _ = small_gallery
+    other = ("year < 2000", select(gallery, "year < 2000"))
+
+    class Overtaken(Searcher):
+        _filter = property(lambda self: other, lambda self, given: None)
+
+    found = Overtaken(gallery).search(queries, 3, where="year >= 2000")
+    np.testing.assert_array_equal(
+        found.ids, Searcher(gallery).search(queries, 3, where="year >= 2000").ids
+    )
+
+
+def test_threads_share_one_index(small_gallery, monkeypatch):
+    gallery, queries, _ = small_gallery
+    opened = []
+
+    def slowly(*arguments):
+        opened.append(1)
+        sleep(0.05)
+        return open_prefilter(*arguments)
+
+    monkeypatch.setattr("divse.search.searcher.open_prefilter", slowly)
+    search = Searcher(gallery, device="cpu")
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda _: search.search(queries, 3, "prefilter"), range(4)))
+    assert opened == [1]
+    assert all((each.ids == found[0].ids).all() for each in found)

@@ -102,7 +102,11 @@ def test_stale_foreign_and_damaged_files_are_ignored_with_a_reason(tmp_path, qui
     tune(gallery)
     assert Searcher(gallery).explain().why.startswith("measured")
     later = gallery.add(clustered(3, k=2, d=16))
-    assert "another state of the gallery" in Searcher(later).explain().note
+    search = Searcher(later)
+    assert "another state of the gallery" in search.explain().note
+    search.search(clustered(2, k=2, d=16), 5)
+    assert "another state of the gallery" in search.last.note
+    assert search.last.note in str(search.last)
     assert (later.path / TUNED).exists()  # whoever opened the state before may use it
     assert Searcher(gallery).explain().why.startswith("measured")
     later.verify()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from divse.search.element_index import has_faiss
 from divse.search.scan import Scoring
 from divse.search.snapshot import Snapshot
@@ -87,6 +89,8 @@ def check_asked(asked: Asked) -> None:
     for name, value in (("depth", asked.depth), ("probe", asked.probe)):
         if value is None:
             continue
+        if isinstance(value, bool) or not isinstance(value, int | np.integer):
+            raise TypeError(f"{name}: got {type(value).__name__}, expected an int")
         if asked.plan in ("exact", "certified"):
             raise ValueError(f"{name} is of plan='prefilter': leave it, or change the plan")
         if value < 1:
@@ -94,7 +98,9 @@ def check_asked(asked: Asked) -> None:
 
 
 def choose(asked: Asked, facts: Facts) -> Choice:
-    """Return the plan to take; a named one is taken as it is."""
+    """Return the plan to take; a named one is taken as it is, or refused where it cannot serve."""
+    if asked.plan == "certified" and facts.why_not_certified is not None:
+        raise ValueError(f"plan='certified' cannot serve this search: {facts.why_not_certified}")
     given = asked.depth is not None or asked.probe is not None
     if asked.plan != "auto" or given:
         plan = "prefilter" if asked.plan == "auto" else asked.plan

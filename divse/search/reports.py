@@ -103,6 +103,7 @@ class SearchReport:
         rounds: of the prefilter, each deeper than the one before.
         certified: share of the queries whose answer is proven to be the exact one.
         seconds: by stage: filter, index, prefilter, scan, rerank.
+        note: why a stored measurement was not used.
     """
 
     plan: str
@@ -119,6 +120,7 @@ class SearchReport:
     rounds: int
     certified: float
     seconds: dict[str, float]
+    note: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return all of it, ready for JSON."""
@@ -128,9 +130,10 @@ class SearchReport:
         """Return one line."""
         stages = ", ".join(f"{name} {1e3 * spent:.1f} ms" for name, spent in self.seconds.items())
         depth = f", depth {self.depth} after {self.rounds} rounds" if self.depth else ""
+        note = f" [{self.note}]" if self.note else ""
         return (
             f"{self.plan} ({self.why}) by {self.impl} on {self.device}: {self.queries} queries, "
             f"{self.survivors} of {self.sets} sets pass, {self.candidates:.1f} scored for each "
             f"query{depth}, {self.bytes_read / 1e6:.1f} MB read, {self.certified:.0%} certified; "
-            f"{stages}"
+            f"{stages}{note}"
         )

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -47,7 +48,8 @@ Ids = Iterable[Any]
 class Searcher:
     """Searches one gallery.
 
-    `last` is the report of the last search, None before the first.
+    `last` is the report of the last search, None before the first. Threads may share a searcher;
+    `last` is then of whichever search ended last.
 
     Args:
         gallery: an open gallery.
@@ -73,6 +75,7 @@ class Searcher:
         self._tuned = TunedFile(self.gallery, self.device)
         self._index: ElementIndex | None = None
         self._filter: tuple[str, Selection] | None = None  # of the last condition
+        self._loading = Lock()  # of the index and of a GPU's copy, once for all threads
 
     def search(
         self,
@@ -178,11 +181,7 @@ class Searcher:
             selection = self._select(where, allowed)
         facts = self._facts(selection, asked)
         choice = choose(asked, facts)
-        if choice.plan == "certified" and facts.why_not_certified is not None:
-            raise ValueError(
-                f"plan='certified' cannot serve this search: {facts.why_not_certified}"
-            )
-        with work.timed("load"):
+        with work.timed("load"), self._loading:
             told = self._tell("load", len(self.gallery))
             resident = self._backend.resident(choice.plan, asked.scoring, told)
         request = Request(
@@ -205,7 +204,7 @@ class Searcher:
             return run_certified(request)
         if choice.plan == "exact" or choice.brute:
             return run_exact(request)
-        with request.work.timed("index"):
+        with request.work.timed("index"), self._loading:
             if self._index is None:
                 told = self._tell("index", len(self.gallery))
                 self._index = open_prefilter(self.gallery, told)
@@ -226,11 +225,13 @@ class Searcher:
         """What the filters leave; the last condition is remembered, as batches repeat it."""
         if allowed is not None or where is None:
             return select(self.gallery, where, allowed)
-        if self._filter is None or self._filter[0] != where:
-            selection = select(self.gallery, where)
-            assert selection is not None
-            self._filter = (where, selection)
-        return self._filter[1]
+        last = self._filter  # read once: another thread may search for something else
+        if last is not None and last[0] == where:
+            return last[1]
+        selection = select(self.gallery, where)
+        assert selection is not None
+        self._filter = (where, selection)
+        return selection
 
     def _report(self, request: Request, choice: Choice, found: Found) -> None:
         work, queries = request.work, len(request.queries)
@@ -249,6 +250,7 @@ class Searcher:
             rounds=work.rounds,
             certified=float(found.certified.mean()),
             seconds=dict(work.seconds),
+            note=choice.note,
         )
 
     def _check(self, queries: EmbeddingSets, topk: int) -> None:
