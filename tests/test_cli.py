@@ -131,6 +131,8 @@ def test_info_and_verify(files, cli):
     assert code == 0 and json.loads(out)["sets"] == 30
     code, out, _ = cli("info", files / "g")
     assert code == 0 and "float16" in out and "year" in out
+    shown = dict(line.split(maxsplit=1) for line in out.splitlines())
+    assert (shown["codes"].strip(), shown["index"].strip()) == ("yes", "-")
     assert cli("verify", files / "g")[1].startswith("whole: 30 sets")
 
 

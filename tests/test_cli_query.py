@@ -142,3 +142,11 @@ def test_queries_named_by_a_file_of_ids(files, tmp_path, cli):
     (tmp_path / "names.json").write_text('["a"]')
     code, out, err = cli(*query, "--ids", tmp_path / "names.json")
     assert (code, out) == (1, "") and "got 1 ids for 2 sets" in err
+
+
+def test_columns_that_are_no_numbers_are_null_in_json(tmp_path, files, cli):
+    Gallery.create(tmp_path / "g", vectors(3, 3, 8), columns={"price": [float("nan"), 1.5, None]})
+    out = cli("query", tmp_path / "g", "--embeddings", files / "queries.npy", "--json")[1]
+    assert "NaN" not in out
+    prices = {hit["id"]: hit["price"] for hit in json_lines(out)[0]["hits"]}
+    assert prices == {0: None, 1: 1.5, 2: None}

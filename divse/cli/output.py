@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -31,8 +32,15 @@ def answer(
 
 
 def _columns(row: Answer) -> Answer:
-    """Name a user's column "score" or "rank" otherwise: it must not hide the result's own."""
-    return {f"column {name}" if name in OWN else name: row[name] for name in row}
+    """Name a user's column "score" or "rank" otherwise: it must not hide the result's own.
+
+    Numbers that are none become null: JSON has no NaN.
+    """
+    plain = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in row.items()
+    }
+    return {f"column {name}" if name in OWN else name: value for name, value in plain.items()}
 
 
 def print_json(found: Answer, stream: TextIO) -> None:
@@ -115,8 +123,7 @@ def print_info(info: dict[str, Any], stream: TextIO) -> None:
     table.add_column(style="dim")
     table.add_column(overflow="fold")
     for name, value in info.items():
-        shown = f"{value:,}" if isinstance(value, int) else _plain(value)
-        table.add_row(name, Text(shown))
+        table.add_row(name, Text(_plain(value)))
     Console(file=stream).print(table)
 
 
@@ -129,6 +136,10 @@ def label(query: dict[str, Any]) -> str:
 
 
 def _plain(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return "yes" if value else "-" if value is None else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
     if isinstance(value, dict | list):
         return json.dumps(value, ensure_ascii=False) if value else "-"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
