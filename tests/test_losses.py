@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+import divse
 from divse import SIMILARITIES
 from divse.models import SetOutput
 from divse.training.batch_scores import DenseScores, positive_mask
@@ -11,6 +12,7 @@ from divse.training.config import LossConfig
 from divse.training.losses import (
     LOSSES,
     LossParts,
+    batch_scores,
     diversity,
     mmd,
     ranking_loss,
@@ -189,14 +191,29 @@ def test_a_learned_alpha_gets_the_same_gradient(name):
     assert_equal_steps(*found)
 
 
-def test_what_is_not_asked_for_costs_nothing():
+@pytest.mark.parametrize("recall", [False, True])
+def test_what_is_not_asked_for_costs_nothing_and_recall_never_does(recall):
     kernels = pytest.importorskip("divse_kernels")
     kernels.launches.clear()
     images, texts = side(9, 0), side(24, 1)
     config = LossConfig(name="info_nce", mmd=0.0)
-    parts = set_loss(images, texts, PICTURES, config, impl="triton", recall=False)
-    assert parts.recall.isnan() and parts.mmd == 0
-    assert set(kernels.launches) == {"row_column_lse", "score_pairs"}
+    parts = set_loss(images, texts, PICTURES, config, impl="triton", recall=recall)
+    assert parts.recall.isnan() != recall and parts.mmd == 0
+    assert kernels.launches == {"row_column_lse": 1, "score_pairs": 1}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_recall_by_tile_takes_equal_pictures_for_found(name):
+    """Twins score equally but for rounding, which two kernels do in two ways."""
+    pytest.importorskip("divse_kernels")
+    images, texts = side(8, 0).sets.detach(), side(24, 1).sets.detach()
+    pictures = divse.score(images, texts, impl="reference").argmax(0)
+    pictures[12:] = (pictures[12:] + 1) % 8
+    pictures += 8 * (torch.arange(24, device=DEVICE) % 2)
+    given = {"similarity": "smooth_chamfer", "alpha": 16.0, "log_mean": False}
+    batch = batch_scores(images.repeat(2, 1, 1), texts, pictures, given, "triton")
+    ranking_loss(name, batch, LossConfig())
+    assert batch.recall() == 0.5
 
 
 @pytest.mark.parametrize("name", LOSSES)

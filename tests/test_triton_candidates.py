@@ -153,8 +153,35 @@ def test_the_public_function_runs_through_the_kernel():
     assert kernels.launches["score_gathered"] == launched + 1
     assert dispatch.calls["triton.candidates"] == served + 1
     torch.testing.assert_close(scores, specified(queries, gallery, chosen, torch.float32))
-    with pytest.raises(ValueError, match="gradient"):
-        divse.score_candidates(queries.requires_grad_(), gallery, chosen, impl="triton")
+
+
+@pytest.mark.parametrize("sizes", [(None, None), (lengths(3, 4, 7), lengths(6, 2, 8))])
+@pytest.mark.parametrize("of_sets", [False, True])
+def test_a_learned_alpha_and_sets_get_the_gradient_of_the_reference(sizes, of_sets):
+    """Alpha alone too, beside sets of another type; places without a candidate have none."""
+    found = []
+    chosen = positions(3, 5, 6)
+    weights = torch.linspace(-1, 2, 15, device=DEVICE).view(3, 5)
+    for impl in ("triton", "reference"):
+        queries = unit(3, 4, 32).requires_grad_(of_sets)
+        gallery = unit(6, 2, 32, dtype=torch.float32 if of_sets else torch.float16, seed=1)
+        alpha = torch.tensor(12.0, device=DEVICE, requires_grad=True)
+        leaves = [alpha, queries, gallery.requires_grad_(of_sets)][: 3 if of_sets else 1]
+        scores = divse.score_candidates(
+            queries,
+            gallery if impl == "triton" else gallery.float(),
+            chosen,
+            alpha=alpha,
+            unit_norm=False,
+            query_lengths=sizes[0],
+            gallery_lengths=sizes[1],
+            impl=impl,
+        )
+        assert (scores == -torch.inf).equal(chosen < 0)
+        total = (scores.masked_fill(chosen < 0, 0.0) * weights).sum()
+        found.append([scores.detach(), *torch.autograd.grad(total, leaves)])
+    for got, expected in zip(*found, strict=True):
+        torch.testing.assert_close(got, expected, atol=2e-6, rtol=1e-5)
 
 
 def test_refusals():
@@ -167,8 +194,6 @@ def test_refusals():
         kernels.score_candidates(queries.half(), gallery, chosen)
     with pytest.raises(ValueError, match="alpha"):
         kernels.score_candidates(queries, gallery, chosen, alpha=0.0)
-    with pytest.raises(ValueError, match="no gradient"):
-        kernels.score_candidates(queries, gallery, chosen, alpha=torch.tensor(1.0).requires_grad_())
 
 
 @pytest.mark.gpu

@@ -31,8 +31,6 @@ def why_not(operation: str, queries: Sets, gallery: Sets, similarity: Similarity
         return f"Triton is not installed ({error})"
     differentiable = queries.values.requires_grad or gallery.values.requires_grad
     differentiable = differentiable and torch.is_grad_enabled()
-    if differentiable and operation == "candidates":
-        return "it has no gradient for candidates"
     # Without the sets themselves, as a conversion would copy them.
     q, g = queries.values[:0], gallery.values[:0]
     reason: str | None
@@ -106,7 +104,7 @@ def candidates(
     similarity: Similarity,
     parameters: dict[str, Any],
 ) -> Tensor:
-    """Scores (B, M) of each query with its own candidates (B, M), -1 = none."""
+    """Scores (B, M) of each query with its own candidates (B, M), -1 = none; differentiable."""
     import divse_kernels
 
     result: Tensor = divse_kernels.score_candidates(
@@ -265,15 +263,19 @@ def log_sum_exps(
     temperature: float,
     similarity: Similarity,
     parameters: dict[str, Any],
-) -> tuple[Tensor, Tensor]:
-    """logsumexp(scores / temperature) over sets of another group, (B,) and (N,); differentiable."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """logsumexp(scores / temperature) over sets of another group, (B,) and (N,); differentiable.
+
+    Then the largest of these scores, (B,) and (N,), without a gradient.
+    """
     import divse_kernels
 
-    found: tuple[Tensor, Tensor] = divse_kernels.row_column_lse(
+    found: tuple[Tensor, Tensor, Tensor, Tensor] = divse_kernels.row_column_lse(
         *_one_dtype(queries.values, gallery.values),
         query_groups,
         gallery_groups,
         temperature=temperature,
+        with_maxima=True,
         query_lengths=queries.lengths,
         gallery_lengths=gallery.lengths,
         similarity=similarity.name,

@@ -20,6 +20,9 @@ from divse.similarity import dispatch
 from divse.similarity.inputs import Sets
 from divse.similarity.table import Similarity
 
+#: Scores of positives and maxima of negatives come from two kernels: rounding of unit scores.
+ROUNDING = 2.0**-20
+
 
 class Hardest(NamedTuple):
     """Scores (P,) of positive pairs, and of the hardest negatives of their two sides."""
@@ -98,6 +101,7 @@ class TiledScores:
     ) -> None:
         self.images, self.texts, self.pictures = images, texts, pictures
         self.given: dict[str, Any] = {"similarity": similarity, "parameters": parameters}
+        self.maxima: tuple[Tensor, Tensor] | None = None  # as `recall` compares them
         self.rows, self.columns = (
             torch.arange(len(sets.values), device=pictures.device) for sets in (images, texts)
         )
@@ -142,8 +146,10 @@ class TiledScores:
     def log_sum_exps(self, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
         """Positives (T,); logsumexp(negatives / temperature) of pictures (I,), of captions (T,)."""
         groups = self.rows, self.pictures
-        of_pictures, of_captions = self.run("log_sum_exps", *groups, temperature)
-        return self.pairs(self.pictures, self.columns), of_pictures, of_captions
+        of_pictures, of_captions, _, best = self.run("log_sum_exps", *groups, temperature)
+        positives = self.pairs(self.pictures, self.columns)
+        self.maxima = positives.detach(), best - ROUNDING * best.abs().clamp_min(1.0)
+        return positives, of_pictures, of_captions
 
     def smoothest(self, temperature: float) -> Hardest:
         """Positives, and temperature * logsumexp(negatives / temperature)."""
@@ -163,9 +169,9 @@ class TiledScores:
     def recall(self) -> Tensor:
         """Share of captions that no other picture scores better for than their own.
 
-        After a loss of hardest negatives it costs nothing, after another one a pass of mining.
+        After a loss it costs nothing: the best negatives are known.
         """
-        positives, _, of_captions = (scores.detach() for scores in self.found)
+        positives, of_captions = self.maxima or (self.found[0].detach(), self.found[2].detach())
         found: Tensor = (positives >= of_captions).float().mean()
         return found
 

@@ -162,7 +162,7 @@ def set_loss(
         name: A loss to take instead of the configured one (warm-up).
         impl: Implementation of the similarity.
         learned: Parameters of the similarity that the model learns.
-        recall: Find R@1; where no scores are held, a loss of all of them pays one more product.
+        recall: Find R@1, which a loss leaves behind.
 
     """
     name = name or config.name

@@ -15,6 +15,7 @@ from torch import Tensor
 from divse_kernels import score_tile
 from divse_kernels.launch import Side, launches, on_device, problem
 from divse_kernels.ops import check_lengths, read_alpha, supports
+from divse_kernels.pair_ops import score_pairs
 from divse_kernels.problem import SMOOTH_CHAMFER, Problem, padded
 from divse_kernels.score_ops import kernel_name
 from divse_kernels.score_tile import tile_scores
@@ -177,18 +178,36 @@ def score_candidates(
             they are below N is not checked, as looking would wait for the device.
 
     The others are those of `scores`. Returns (B, M) float32, -inf where there is no candidate;
-    without a gradient.
+    differentiable in queries, gallery and alpha, by `score_pairs`, which then takes both sides in
+    the wider type.
     """
     name = kernel_name(similarity, reduction)
-    _check(queries, gallery, candidates, alpha)
+    _check(queries, gallery, candidates)
     check_lengths("query_lengths", queries, query_lengths)
     check_lengths("gallery_lengths", gallery, gallery_lengths)
+    inputs = (queries, gallery, alpha)
+    learned = any(isinstance(x, Tensor) and x.requires_grad for x in inputs)
+    if learned and torch.is_grad_enabled():
+        wide = torch.promote_types(queries.dtype, gallery.dtype)
+        rows = torch.arange(len(queries), device=queries.device)
+        return score_pairs(
+            queries.to(wide),
+            gallery.to(wide),
+            rows.repeat_interleave(candidates.shape[1]),
+            candidates.flatten(),
+            similarity,
+            alpha=alpha,
+            log_mean=log_mean,
+            reduction=reduction,
+            query_lengths=query_lengths,
+            gallery_lengths=gallery_lengths,
+        ).view(candidates.shape)
     number, tensor = read_alpha(alpha, queries.device)
     sides = Side.of(queries, query_lengths), Side.of(gallery, gallery_lengths)
     return scores(*sides, candidates, number if tensor is None else tensor, log_mean, name)
 
 
-def _check(queries: Tensor, gallery: Tensor, candidates: Tensor, alpha: float | Tensor) -> None:
+def _check(queries: Tensor, gallery: Tensor, candidates: Tensor) -> None:
     if reason := supports(queries, gallery, mixed=True):
         raise ValueError(reason)
     if candidates.dtype != torch.int64:
@@ -200,6 +219,3 @@ def _check(queries: Tensor, gallery: Tensor, candidates: Tensor, alpha: float | 
         )
     if candidates.device != queries.device:
         raise ValueError(f"candidates are on {candidates.device}, queries on {queries.device}")
-    learned = any(isinstance(x, Tensor) and x.requires_grad for x in (queries, gallery, alpha))
-    if learned and torch.is_grad_enabled():
-        raise ValueError("score_candidates has no gradient: detach its arguments or use no_grad")

@@ -1,6 +1,6 @@
 """Registration with torch and the public function of log-sum-exps of scores.
 
-divse::row_column_lse             of every row (B,) and of every column (N,), no score stored
+divse::row_column_lse             of every row (B,) and column (N,), then their largest scores
 divse::row_column_lse_backward    gradients (B, K, D) and (N, L, D), and a moment for alpha's
 """
 
@@ -32,7 +32,7 @@ def _lse(
     similarity: str,
     query_lengths: Tensor | None,
     gallery_lengths: Tensor | None,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return log_sum_exps(
         Side.of(queries, query_lengths),
         Side.of(gallery, gallery_lengths),
@@ -46,11 +46,9 @@ def _lse(
 
 
 @_lse.register_fake
-def _(queries: Tensor, gallery: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    return (
-        queries.new_empty(queries.shape[0], dtype=torch.float32),
-        queries.new_empty(gallery.shape[0], dtype=torch.float32),
-    )
+def _(queries: Tensor, gallery: Tensor, *_: Any) -> tuple[Tensor, ...]:
+    counts = (queries.shape[0], gallery.shape[0])
+    return tuple(queries.new_empty(count, dtype=torch.float32) for count in counts * 2)
 
 
 def _statistics(lse: Tensor, grad: Tensor, groups: Tensor) -> LogSumExps:
@@ -117,12 +115,15 @@ def _(
     return empty_unless(for_queries, queries), empty_unless(for_gallery, gallery), moment
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.temperature, ctx.alpha, _, ctx.log_mean, ctx.similarity = inputs[4:9]
-    ctx.save_for_backward(*output, *inputs[:4], inputs[6], *inputs[9:11])
+    ctx.mark_non_differentiable(*output[2:])
+    ctx.save_for_backward(*output[:2], *inputs[:4], inputs[6], *inputs[9:11])
 
 
-def _backward(ctx: Any, grad_rows: Tensor, grad_columns: Tensor) -> tuple[Tensor | None, ...]:
+def _backward(
+    ctx: Any, grad_rows: Tensor, grad_columns: Tensor, *_: Any
+) -> tuple[Tensor | None, ...]:
     """Gradients for queries, gallery and alpha, each only where it is asked for."""
     *saved, alpha_tensor, query_lengths, gallery_lengths = ctx.saved_tensors
     need_alpha = ctx.needs_input_grad[6]
@@ -166,7 +167,8 @@ def row_column_lse(
     *,
     similarity: str = SMOOTH_CHAMFER,
     reduction: str = "sum",
-) -> tuple[Tensor, Tensor]:
+    with_maxima: bool = False,
+) -> tuple[Tensor, ...]:
     """Log-sum-exps of the scores with sets of other groups, both ways, in plain torch:
 
         s = scores(queries, gallery).masked_fill(query_groups[:, None] == gallery_groups, -inf)
@@ -180,10 +182,12 @@ def row_column_lse(
         query_groups: (B,) integers; pairs of one group do not count.
         gallery_groups: (N,) likewise.
         temperature: a positive number.
+        with_maxima: also give `s.amax(1)` and `s.amax(0)`, which are at hand.
 
     Returns:
         (B,) and (N,) float32, -inf where no set is of another group (which has no gradient),
-        differentiable in queries, gallery and alpha; gradients repeat bit for bit.
+        differentiable in queries, gallery and alpha; gradients repeat bit for bit. Then, if asked
+        for, the maxima (B,) and (N,), which have no gradient.
     """
     check_sides(queries, gallery, query_lengths, gallery_lengths)
     check_groups("query_groups", query_groups, queries)
@@ -191,7 +195,7 @@ def row_column_lse(
     if not temperature > 0:
         raise ValueError(f"temperature must be positive, got {temperature}")
     number, tensor = read_alpha(alpha, queries.device)
-    result: tuple[Tensor, Tensor] = _lse(
+    result: tuple[Tensor, ...] = _lse(
         queries,
         gallery,
         query_groups.to(torch.int64),
@@ -204,4 +208,4 @@ def row_column_lse(
         query_lengths,
         gallery_lengths,
     )
-    return result
+    return result if with_maxima else result[:2]

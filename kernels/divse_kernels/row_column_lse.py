@@ -1,8 +1,9 @@
-"""Log-sum-exps of the scores of every row set and of every column set, in one pass over the tiles.
+"""Log-sum-exps and maxima of the scores of every row set and column set, in one pass of the tiles.
 
-The scores are never stored. Each tile leaves a log-sum-exp for each of its rows and columns; rows
-are taken in bands, so that what tiles leave stays within `PARTIALS` whatever the number of sets,
-and torch merges a band before the next one. No atomics: the result repeats bit for bit.
+The scores are never stored. Each tile leaves both for each of its rows and columns (a log-sum-exp
+starts at the maximum, so that costs nothing); rows are taken in bands, so that what tiles leave
+stays within `PARTIALS` whatever the number of sets, and torch merges a band before the next one. No
+atomics: the result repeats bit for bit.
 """
 
 import torch
@@ -25,12 +26,19 @@ PARTIALS = 64 << 20
 
 @triton.jit
 def log_sum_exp(x, AXIS: tl.constexpr):
-    """Log2 of the sum of 2 ** x over AXIS; -inf where all of x is."""
-    top = tl.max(x, axis=AXIS)
-    top = tl.where(top == float("-inf"), 0.0, top)
+    """Log2 of the sum of 2 ** x over AXIS, and the largest x; both -inf where all of x is."""
+    largest = tl.max(x, axis=AXIS)
+    top = tl.where(largest == float("-inf"), 0.0, largest)
     sums = tl.sum(tl.exp2(x - tl.expand_dims(top, AXIS)), axis=AXIS)
     empty = sums == 0.0
-    return tl.where(empty, float("-inf"), top + log2(tl.where(empty, 1.0, sums)))
+    return tl.where(empty, float("-inf"), top + log2(tl.where(empty, 1.0, sums))), largest
+
+
+@triton.jit
+def store_both(pair, ptr, places, step, mask):
+    """Store log-sum-exps, and a step further maxima, of natural logarithms."""
+    tl.store(ptr + places, pair[0] * LN_2, mask=mask)
+    tl.store(ptr + step + places, pair[1] * LN_2, mask=mask)
 
 
 @triton.jit
@@ -39,8 +47,8 @@ def row_column_lse(
     column_ptr,  # [COLUMN_SETS, L, D]
     row_groups_ptr,  # [ROW_SETS] int64
     column_groups_ptr,  # [COLUMN_SETS] int64
-    row_lse_ptr,  # [column tiles, rows of the band] float32
-    column_lse_ptr,  # [row tiles of the band, COLUMN_SETS] float32
+    row_partial_ptr,  # [column tiles, 2, rows of the band] float32: log-sum-exps, maxima
+    column_partial_ptr,  # [row tiles of the band, 2, COLUMN_SETS] float32
     row_lengths_ptr,  # [ROW_SETS] int64, or None
     column_lengths_ptr,  # [COLUMN_SETS] int64, or None
     alpha,  # float, or a pointer to one
@@ -75,7 +83,7 @@ def row_column_lse(
     SIMILARITY: tl.constexpr,
     QUERY_ROWS: tl.constexpr,
 ):
-    """Log-sum-exps over one tile of scores, `[M_SETS, N_SETS]`, of its rows and of its columns."""
+    """Log-sum-exps and maxima over one tile of scores, `[M_SETS, N_SETS]`, along both axes."""
     M_SETS: tl.constexpr = BLOCK_M // K2
     N_SETS: tl.constexpr = BLOCK_N // L2
     M_TILES = end_tile - first_tile
@@ -128,10 +136,10 @@ def row_column_lse(
     negative = negative & row_exists[:, None] & column_exists[None, :]
     x = tl.where(negative, scores * (inverse_temperature * LOG2_E), float("-inf"))
     row_in_band = tile_m * M_SETS + tl.arange(0, M_SETS)
-    row_lse_ptr += tile_n.to(tl.int64) * (M_TILES * M_SETS)
-    tl.store(row_lse_ptr + row_in_band, log_sum_exp(x, 1) * LN_2)  # whole tiles fit
-    column_lse_ptr += tile_m.to(tl.int64) * COLUMN_SETS
-    tl.store(column_lse_ptr + n, log_sum_exp(x, 0) * LN_2, mask=column_exists)
+    row_partial_ptr += tile_n.to(tl.int64) * 2 * (M_TILES * M_SETS)
+    store_both(log_sum_exp(x, 1), row_partial_ptr, row_in_band, M_TILES * M_SETS, None)
+    column_partial_ptr += tile_m.to(tl.int64) * 2 * COLUMN_SETS
+    store_both(log_sum_exp(x, 0), column_partial_ptr, n, COLUMN_SETS, column_exists)
 
 
 def constants(task: Problem, tile: Tile, log_mean: bool) -> dict[str, int | bool | str]:
@@ -141,7 +149,7 @@ def constants(task: Problem, tile: Tile, log_mean: bool) -> dict[str, int | bool
 
 def band_tiles(row_tiles: int, m_sets: int, column_tiles: int, column_sets: int) -> int:
     """Row tiles of a band."""
-    return min(row_tiles, max(1, PARTIALS // 4 // (column_tiles * m_sets + column_sets)))
+    return min(row_tiles, max(1, PARTIALS // 8 // (column_tiles * m_sets + column_sets)))
 
 
 def log_sum_exps(
@@ -153,21 +161,23 @@ def log_sum_exps(
     alpha: float | Tensor,
     log_mean: bool,
     similarity: str = SMOOTH_CHAMFER,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Launch the kernel: logsumexp(scores / temperature) of each query (B,) and gallery set (N,).
 
-    Groups are (B,) and (N,) int64: pairs of one group do not count; -inf where none is left.
+    After these the largest scores, (B,) and (N,). Groups are (B,) and (N,) int64: pairs of one
+    group do not count; -inf where none is left.
     """
     sides = ((queries, query_groups), (gallery, gallery_groups))
     if queries.count == 0 or gallery.count == 0:
         shape = {"dtype": torch.float32}
-        return tuple(s.values.new_full((s.count,), -torch.inf, **shape) for s, _ in sides)
+        return tuple(s.values.new_full((s.count,), -torch.inf, **shape) for s, _ in sides * 2)
     # Tiles are tall, so the larger side goes along the rows.
     task, order = problem(queries, gallery, alpha, similarity), (0, 1)
     if task.rows < task.columns:
         task, order = problem(gallery, queries, alpha, similarity, query_rows=False), (1, 0)
     found = _by_bands(task, *(sides[i] for i in order), temperature, alpha, log_mean)
-    return found[order[0]], found[order[1]]
+    lse, largest = ([pair[i] for i in order] for pair in found)
+    return *lse, *(x * temperature for x in largest)
 
 
 def _by_bands(
@@ -177,8 +187,8 @@ def _by_bands(
     temperature: float,
     alpha: float | Tensor,
     log_mean: bool,
-) -> tuple[Tensor, Tensor]:
-    """Sides and their groups -> log-sum-exps (row sets,) and (column sets,)."""
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Sides and their groups -> of row sets and of column sets, log-sum-exps and then maxima."""
     (row_side, row_groups), (column_side, column_groups) = rows, columns
     tile = mining_tile(task)
     m_sets = tile.block_m // padded(task.row_size)
@@ -186,12 +196,12 @@ def _by_bands(
     column_tiles = triton.cdiv(task.columns, tile.block_n)
     step = band_tiles(row_tiles, m_sets, column_tiles, task.column_sets)
     empty = row_side.values.new_empty
-    of_rows = empty(row_tiles * m_sets, dtype=torch.float32)
-    of_columns = torch.full_like(of_rows[:1], -torch.inf).expand(task.column_sets)
+    of_rows = empty(2, row_tiles * m_sets, dtype=torch.float32)
+    of_columns = torch.full_like(of_rows[:, :1], -torch.inf).expand(2, task.column_sets)
     for first in range(0, row_tiles, step):
         count = min(step, row_tiles - first)
-        row_partials = empty(column_tiles, count * m_sets, dtype=torch.float32)
-        column_partials = empty(count, task.column_sets, dtype=torch.float32)
+        row_partials = empty(column_tiles, 2, count * m_sets, dtype=torch.float32)
+        column_partials = empty(count, 2, task.column_sets, dtype=torch.float32)
         launches["row_column_lse"] += 1
         with on_device(row_side.values.device):
             row_column_lse[(count * column_tiles,)](
@@ -215,6 +225,11 @@ def _by_bands(
                 **constants(task, tile, log_mean),
                 **tile.options,
             )
-        of_rows[first * m_sets : (first + count) * m_sets] = row_partials.logsumexp(0)
-        of_columns = torch.logaddexp(of_columns, column_partials.logsumexp(0))
-    return of_rows[: task.row_sets], of_columns
+        of_rows[:, first * m_sets : (first + count) * m_sets] = _merged(row_partials)
+        of_columns = _merged(torch.cat([of_columns[None], _merged(column_partials)[None]]))
+    return tuple(zip(of_rows[:, : task.row_sets], of_columns, strict=True))
+
+
+def _merged(partials: Tensor) -> Tensor:
+    """Log-sum-exps and maxima (tiles, 2, sets) over all tiles, (2, sets)."""
+    return torch.stack([partials[:, 0].logsumexp(0), partials[:, 1].amax(0)])
