@@ -173,6 +173,78 @@ def test_chunks_are_wide_and_fit(rows, columns):
     assert height == rows or width == columns or min(height, width) >= 1024
 
 
+def nearly_equal(count, size, dims, dtype, seed):
+    """Sets whose elements are one vector but for a hundredth."""
+    generator = torch.Generator().manual_seed(seed)
+    apart = torch.randn(count, size, dims, generator=generator, dtype=torch.float64) / dims**0.5
+    one = torch.nn.functional.normalize(torch.arange(dims).double().cos(), dim=0)
+    return torch.nn.functional.normalize(one + 0.01 * apart, dim=-1).to(DEVICE, dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("ragged", [False, True])
+def test_weights_that_cancel_over_nearly_equal_sets(monkeypatch, dtype, ragged):
+    """Rounding the weights does more than the gradient is, but for what they lose in sum."""
+    monkeypatch.setattr(products, "WORKSPACE", 1 << 15)  # several chunks
+    q, g = nearly_equal(40, 4, 64, dtype, 1), nearly_equal(50, 3, 64, dtype, 2)
+    lengths = (None, None)
+    if ragged:
+        drawn = torch.Generator().manual_seed(3)
+        drawn = [torch.randint(1, 1 + k, (n,), generator=drawn) for k, n in ((4, 40), (3, 50))]
+        lengths = tuple(x.to(DEVICE) for x in drawn)
+    weights = torch.randn(40, 50, generator=torch.Generator().manual_seed(7)).to(DEVICE)
+    weights -= weights.mean(0)
+    weights -= weights.mean(1, keepdim=True)
+
+    def ours(q, g):
+        return kernels.smooth_chamfer(q, g, 16.0, False, *lengths)
+
+    def spec(q, g):
+        return specified(q, g, 16.0, False, *lengths)
+
+    plain = gradients(spec, (q, g), weights, torch.float32)
+    exact = gradients(spec, (q.double(), g.double()), weights, torch.float64)
+    got = gradients(ours, (q, g), weights, None)
+    for result, reference32, reference64 in zip(got, plain, exact, strict=True):
+        assert_close_to_float64(result, reference32, reference64, reference64.abs().max().item())
+    monkeypatch.setattr(products.Gradient, "mean", lambda self: self.elements[0].float() * 0)
+    without = gradients(ours, (q, g), weights, None)
+    for result, alone, reference64 in zip(got, without, exact, strict=True):
+        errors = [(x.double() - reference64).abs().max() for x in (result, alone)]
+        assert errors[1] > 3 * errors[0]
+
+
+@pytest.mark.parametrize("upcast", [1, 1 << 12, 1 << 30])
+def test_products_of_halves_where_torch_has_no_wide_output(monkeypatch, upcast):
+    """In one part and in several, of transposed operands too, as exact as float32."""
+    monkeypatch.setattr(products, "UPCAST", upcast)
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(37, 50, generator=generator).half().to(DEVICE)
+    b = torch.randn(37, 24, generator=generator).half().to(DEVICE)
+    got = products.product_of_upcast(a.mT, b)
+    assert got.dtype == torch.float32
+    exact = a.double().mT @ b.double()
+    assert_close_to_float64(got, a.float().mT @ b.float(), exact, exact.abs().max().item())
+    assert products.product_of_upcast(a[:0], b[:, :1].expand(37, 50).mT).shape == (0, 37)
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_a_gpu_multiplies_halves_by_what_torch_offers(monkeypatch, wide):
+    """torch.mm(out_dtype=) came with torch 2.8."""
+    monkeypatch.setattr(products, "WIDE_OUTPUT", wide)
+    taken = []
+    monkeypatch.setattr(torch, "mm", lambda *a, **options: taken.append(options))
+    monkeypatch.setattr(products, "product_of_upcast", lambda a, b: taken.append("upcast"))
+    half = type("Half", (), {"dtype": torch.float16, "device": torch.device("cuda")})
+    products.multiply(half, half)
+    assert taken == [{"out_dtype": torch.float32} if wide else "upcast"]
+
+
+def test_torch_says_whether_it_has_wide_output():
+    version = tuple(int(part) for part in torch.__version__.split(".")[:2])
+    assert (version >= (2, 8)) == products.WIDE_OUTPUT
+
+
 def test_only_the_gradients_asked_for_are_computed():
     queries, gallery = unit(2, 4, 32), unit(3, 4, 32, seed=1).requires_grad_()
     before = kernels.launches["score_weights"]

@@ -6,7 +6,11 @@ scores: the cosines again, and these two. Chunks follow each other in one order 
 float32: the result repeats bit for bit.
 
 Half-precision elements are multiplied in float16, bfloat16 too: scaled by a power of two they fit,
-and the weights keep 3 bits more than bfloat16 has.
+and the weights keep 3 bits more than bfloat16 has. Where sets are nearly equal and weights cancel,
+a gradient is far smaller than what rounding the weights does to it. But then that is, nearly, what
+each row of weights has lost in sum times the mean element, so this product of a column and a row is
+added: it costs no pass over the weights, and leaves of the rounding what meets elements less their
+mean.
 """
 
 import contextlib
@@ -21,8 +25,15 @@ from divse_kernels.launch import Side
 #: Bytes of weights in memory at one time; larger chunks need fewer passes over the gradients.
 WORKSPACE = 256 << 20
 
+#: Bytes that an operand in float32 takes at one time, where torch cannot multiply it as it is.
+UPCAST = 64 << 20
+#: Whether torch multiplies float16 into float32 on a GPU: since 2.8.
+WIDE_OUTPUT = "dtype" in torch.ops.aten.mm.overloads()
+
 #: Whether gradients are wanted for the rows and for the columns.
 Wanted = tuple[bool, bool]
+#: What rounding took of the weights of a chunk, in sum along its rows and along its columns.
+Lost = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -69,13 +80,22 @@ def chunks(rows: Side, columns: Side) -> Iterator[Chunk]:
 @contextlib.contextmanager
 def exact_products(device: torch.device) -> Iterator[None]:
     """Products of float32 that neither TF32 nor autocast rounds."""
+    kind = "cuda" if device.type == "cuda" else "cpu"
+    with tensor_float(False), torch.autocast(kind, enabled=False):
+        yield
+
+
+@contextlib.contextmanager
+def tensor_float(allowed: bool) -> Iterator[None]:
+    """Whether a GPU may round operands in float32 to TF32."""
     matmul = torch.backends.cuda.matmul
-    name, exact = ("fp32_precision", "ieee") if _NEW_SWITCH else ("allow_tf32", False)
+    name, value = ("allow_tf32", allowed)
+    if _NEW_SWITCH:
+        name, value = "fp32_precision", "tf32" if allowed else "ieee"
     before = getattr(matmul, name)
-    setattr(matmul, name, exact)
+    setattr(matmul, name, value)
     try:
-        with torch.autocast("cuda" if device.type == "cuda" else "cpu", enabled=False):
-            yield
+        yield
     finally:
         setattr(matmul, name, before)
 
@@ -87,9 +107,24 @@ def multiply(a: Tensor, b: Tensor) -> Tensor:
     """a @ b in float32, accumulated in float32."""
     if a.dtype == torch.float32:
         return a @ b
-    if a.device.type == "cpu":  # interpreted
-        return a.float() @ b.float()
-    return torch.mm(a, b, out_dtype=torch.float32)
+    if a.device.type == "cuda" and WIDE_OUTPUT:
+        return torch.mm(a, b, out_dtype=torch.float32)
+    return product_of_upcast(a, b)
+
+
+def product_of_upcast(a: Tensor, b: Tensor) -> Tensor:
+    """The same of float16 operands in float32, some rows of `a` at a time.
+
+    TF32 holds every float16, so nothing is rounded, and tensor cores multiply at half their rate.
+    """
+    b = b.float()
+    rows = max(1, UPCAST // 4 // max(1, a.shape[1]))
+    result = b.new_empty(a.shape[0], b.shape[1])
+    with tensor_float(True):
+        for start in range(0, a.shape[0], rows):
+            part = a[start : start + rows].float()
+            torch.mm(part, b, out=result[start : start + rows])
+    return result
 
 
 def operand(side: Side, kind: torch.dtype) -> tuple[Tensor, Tensor | None]:
@@ -112,12 +147,16 @@ class Gradient:
     def __init__(self, receiving: Side, giving: Side, kind: torch.dtype) -> None:
         count, self.size, dims = receiving.values.shape
         self.elements, self.scale = operand(giving, kind)
-        self.giving_size = giving.values.shape[1]
+        self.giving, self.giving_size = giving, giving.values.shape[1]
         self.sums = self.elements.new_empty(count * self.size, dims, dtype=torch.float32)
         self.touched = 0  # rows that hold sums already
+        self.lost: Tensor | None = None  # (count * size,)
 
-    def add(self, weights: Tensor, first: int, first_giving: int) -> None:
-        """Add the product of weights (sets * size, giving sets * size) that start at these sets."""
+    def add(self, weights: Tensor, first: int, first_giving: int, lost: Tensor | None) -> None:
+        """Add the product of weights (sets * size, giving sets * size) that start at these sets.
+
+        `lost` (sets * size,) is what rounding took of each row of weights, if that is known.
+        """
         start = first * self.size
         end = start + weights.shape[0]
         begin = first_giving * self.giving_size
@@ -127,9 +166,21 @@ class Gradient:
             self.touched = end
         else:
             self.sums[start:end] += product
+        if lost is not None:
+            if self.lost is None:
+                self.lost = self.sums.new_zeros(len(self.sums))
+            self.lost[start:end] += lost
+
+    def mean(self) -> Tensor:
+        """The mean element (D,) of the giving side, as it is multiplied."""
+        lengths = self.giving.lengths
+        count = len(self.elements) if lengths is None else lengths.sum()
+        return self.elements.sum(0, dtype=torch.float32) / count
 
     def result(self, scale: Tensor | None) -> Tensor:
         """The sums (count * size, D), float32, without what weights were multiplied by."""
+        if self.lost is not None:
+            self.sums.addr_(self.lost, self.mean())
         scales = [x.float() for x in (self.scale, scale) if x is not None]
         return self.sums.div_(torch.stack(scales).prod()) if scales else self.sums
 
@@ -137,22 +188,22 @@ class Gradient:
 def weighted_sums(
     rows: Side,
     columns: Side,
-    fill: Callable[[Chunk], None],
+    fill: Callable[[Chunk], Lost | None],
     wanted: Wanted,
     scale: Tensor | None = None,
 ) -> tuple[Tensor | None, Tensor | None]:
     """Weights @ columns and weights.T @ rows, each (elements, D) float32, where wanted.
 
-    `fill` writes the weights of a chunk, times `scale` if there is one.
+    `fill` writes the weights of a chunk, times `scale` if there is one, and may say what they lost.
     """
     kind = weights_type(rows.values)
     for_rows = Gradient(rows, columns, kind) if wanted[0] else None
     for_columns = Gradient(columns, rows, kind) if wanted[1] else None
     with exact_products(rows.values.device):
         for chunk in chunks(rows, columns):
-            fill(chunk)
+            of_rows, of_columns = fill(chunk) or (None, None)
             if for_rows:
-                for_rows.add(chunk.weights, chunk.first_row, chunk.first_column)
+                for_rows.add(chunk.weights, chunk.first_row, chunk.first_column, of_rows)
             if for_columns:
-                for_columns.add(chunk.weights.mT, chunk.first_column, chunk.first_row)
+                for_columns.add(chunk.weights.mT, chunk.first_column, chunk.first_row, of_columns)
     return for_rows and for_rows.result(scale), for_columns and for_columns.result(scale)

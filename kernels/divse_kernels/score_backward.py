@@ -12,7 +12,7 @@ from torch import Tensor
 from divse_kernels import score_tile
 from divse_kernels.launch import Side, launches, on_device, problem
 from divse_kernels.problem import SMOOTH_CHAMFER, Problem, padded
-from divse_kernels.products import Chunk, weighted_sums
+from divse_kernels.products import Chunk, Lost, weighted_sums
 from divse_kernels.score_weights import score_weights
 from divse_kernels.tuning import Tile, weights_tile
 
@@ -128,21 +128,27 @@ class _Launch:
     scale: Tensor | None
     moment: Tensor | None
 
-    def __call__(self, chunk: Chunk) -> None:
+    def __call__(self, chunk: Chunk) -> Lost | None:
         task, tile = self.task, weights_tile(self.task)
         rows = (chunk.end_row - chunk.first_row) * padded(task.row_size)
         columns = (chunk.end_column - chunk.first_column) * padded(task.column_size)
-        programs = triton.cdiv(rows, tile.block_m) * triton.cdiv(columns, tile.block_n)
-        moments = None
+        tiles = triton.cdiv(rows, tile.block_m), triton.cdiv(columns, tile.block_n)
+        moments, lost = None, (None, None)
         if self.moment is not None:
-            moments = self.moment.new_empty(programs, dtype=torch.float32)
+            moments = self.moment.new_empty(tiles[0] * tiles[1], dtype=torch.float32)
+        if self.scale is not None:
+            lost = tuple(
+                self.scale.new_empty(count, size)
+                for count, size in zip(tiles[::-1], chunk.weights.shape, strict=True)
+            )
         launches["score_weights"] += 1
         with on_device(self.rows.values.device):
-            score_weights[(programs,)](
+            score_weights[(tiles[0] * tiles[1],)](
                 self.rows.values,
                 self.columns.values,
                 chunk.weights,
                 *self.loss.arguments,
+                *lost,
                 self.scale,
                 moments,
                 self.rows.lengths,
@@ -163,3 +169,4 @@ class _Launch:
             )
         if moments is not None:
             self.moment.add_(moments.sum(dtype=torch.float64))
+        return None if self.scale is None else tuple(x.sum(0) for x in lost)

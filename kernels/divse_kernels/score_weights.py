@@ -15,7 +15,7 @@ from divse_kernels.epilogue import reduce_cosines
 from divse_kernels.score_tile import set_sizes, tile_cosines
 from divse_kernels.smooth_chamfer_forward import tile_of_program
 from divse_kernels.tiles import LOG2_E, row_order
-from divse_kernels.weights import store_weights, tile_weights
+from divse_kernels.weights import store_rounding, store_weights, tile_weights
 
 
 @triton.jit
@@ -53,6 +53,8 @@ def score_weights(
     column_lse_ptr,
     grad_column_lse_ptr,
     column_groups_ptr,
+    row_lost_ptr,  # [column tiles, ROW_SETS K] float32: what rounding takes of weights; or None
+    column_lost_ptr,  # [row tiles, COLUMN_SETS L]
     scale_ptr,  # [] float32, multiplies the weights; or None
     moment_ptr,  # [tiles] float32: sums of weight * exponent (less g * score's); or None
     row_lengths_ptr,  # [sets] int64, or None
@@ -175,6 +177,7 @@ def score_weights(
             tl.minimum(m, end_row - 1),
             tl.minimum(n, end_column - 1),
         )
+        g = tl.where(exist, g, 0.0)
     if scale_ptr is not None:
         g *= tl.load(scale_ptr)
     weights = tile_weights(
@@ -196,11 +199,25 @@ def score_weights(
     )
     row_slot, row_element = row_order(BLOCK_M, OUTER, PAIR, LANE)
     row_exists = (row + row_slot < end_row) & (row_element < K)
+    rows = (tile_m * M_SETS + row_slot) * K + row_element
+    if row_lost_ptr is not None:
+        n = tl.arange(0, BLOCK_N)
+        column_slot, column_element = n % N_SETS, n // N_SETS
+        store_rounding(
+            weight_ptr,
+            weights,
+            row_lost_ptr + tile_n.to(tl.int64) * (end_row - first_row) * K,
+            rows,
+            row_exists,
+            column_lost_ptr + tile_m.to(tl.int64) * (end_column - first_column) * L,
+            (tile_n * N_SETS + column_slot) * L + column_element,
+            (column + column_slot < end_column) & (column_element < L),
+        )
     store_weights(
         weight_ptr,
         stride_weight,
         weights,
-        (tile_m * M_SETS + row_slot) * K + row_element,
+        rows,
         row_exists,
         tile_n * N_SETS,
         end_column - column,
@@ -215,5 +232,5 @@ def score_weights(
         x = tl.where(row_exists[:, None] & column_exists[None, :], x * weights, 0.0)
         moment = tl.sum(tl.sum(x, axis=1))
         if grad_score_ptr is None:
-            moment -= tl.sum(tl.sum(tl.where(exist, g * scores * alpha, 0.0), axis=1))
+            moment -= tl.sum(tl.sum(g * scores * alpha, axis=1))
         tl.store(moment_ptr + tl.program_id(0), moment)

@@ -161,6 +161,23 @@ def tile_weights(
 
 
 @triton.jit
+def store_rounding(
+    weight_ptr,  # where the weights go: their type counts
+    weights,  # [BLOCK_M, BLOCK_N], 0 where there is none
+    row_ptr,  # float32, of the tile's columns
+    rows,  # [BLOCK_M] where each row goes
+    row_mask,
+    column_ptr,  # float32, of the tile's rows
+    columns,  # [BLOCK_N]
+    column_mask,
+):
+    """Store what weights lose as they are stored, summed along the rows and along the columns."""
+    lost = weights - weights.to(weight_ptr.dtype.element_ty).to(tl.float32)
+    tl.store(row_ptr + rows, tl.sum(lost, axis=1), mask=row_mask)
+    tl.store(column_ptr + columns, tl.sum(lost, axis=0), mask=column_mask)
+
+
+@triton.jit
 def store_weights(
     weight_ptr,  # [rows, stride], an element of a set beside the next
     stride,
