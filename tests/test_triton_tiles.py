@@ -1,6 +1,8 @@
 """The device functions of the kernels on their own, and the choice of tiles."""
 
 import dataclasses
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -96,9 +98,18 @@ def test_every_problem_has_a_tile_that_holds_whole_sets(arch, dtype, alpha):
                 problem = Problem(
                     arch, dtype, 256, row_sets, row_size, column_sets, column_size, alpha
                 )
-                for tile in (tuning.forward_tile(problem), tuning.weights_tile(problem)):
+                for name in ("forward", "weights", "lse_weights", "mining", "lse", "pairs"):
+                    tile = getattr(tuning, f"{name}_tile")(problem)
                     assert tile.block_m >= padded(row_size)
                     assert tile.block_n >= max(16, padded(column_size))
+
+
+def test_all_tuning_is_in_one_file():
+    """Other files take warps, stages and groups of tiles from there."""
+    sources = Path(tuning.__file__).parent.glob("*.py")
+    fixed = re.compile(r"""(num_warps|num_stages|"?GROUP"?)["']?[=:] *(\d|max\()""")
+    found = {p.name for p in sources if fixed.search(p.read_text())}
+    assert found == {"tuning.py"}
 
 
 @pytest.mark.parametrize(

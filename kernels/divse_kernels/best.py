@@ -18,6 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from divse_kernels.launch import INTERPRETED, launches, on_device
+from divse_kernels.tuning import row_warps
 
 MAX_TOPK = 1000
 MAX_POSITION = (1 << 32) - 1
@@ -166,7 +167,7 @@ class Best:
                 self.topk,
                 WIDTH=self.width,
                 BLOCK_B=block,
-                num_warps=max(1, min(16, self.width // 256)),
+                num_warps=row_warps(self.width),
                 enable_fp_fusion=True,
             )
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from divse_kernels.launch import INTERPRETED, launches, on_device
 from divse_kernels.ops import check_lengths
 from divse_kernels.tiles import set_lengths
+from divse_kernels.tuning import FEW_WARPS
 
 #: What the norm of a gallery element may be: unit vectors rounded to 16 bits stay below it.
 UNIT_BOUND = 1.0 + 2.0**-7
@@ -120,7 +121,7 @@ def encode(
             RAGGED=lengths is not None,
             BLOCK_R=block_r,
             BLOCK_D=block_d,
-            num_warps=4,
+            num_warps=FEW_WARPS,
             enable_fp_fusion=True,
         )
     return codes, scales, rests, norms

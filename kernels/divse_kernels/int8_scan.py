@@ -20,7 +20,7 @@ from divse_kernels.problem import SMOOTH_CHAMFER, Problem
 from divse_kernels.search import STREAMED_SETS
 from divse_kernels.search_scan import VARYING, wanted_sets
 from divse_kernels.smooth_chamfer_forward import tile_of_program
-from divse_kernels.tuning import Tile, codes_tile
+from divse_kernels.tuning import ROW_GROUP, Tile, codes_tile
 
 
 @triton.jit(do_not_specialize=VARYING)
@@ -125,7 +125,7 @@ def int8_scan(
 
 def constants(task: Problem, tile: Tile, log_mean: bool) -> dict[str, int | bool | str]:
     """Compile-time arguments of the kernel."""
-    return int8_tile.constants(task, tile, log_mean) | {"GROUP": 8}
+    return int8_tile.constants(task, tile, log_mean) | ROW_GROUP
 
 
 @dataclasses.dataclass(frozen=True)

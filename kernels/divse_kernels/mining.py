@@ -8,8 +8,6 @@ slot passes on all keys but the largest it saw, so in the end the slots hold the
 whatever the order of arrival: the result repeats bit for bit.
 """
 
-import dataclasses
-
 import torch
 import triton
 import triton.language as tl
@@ -18,10 +16,10 @@ from torch import Tensor
 from divse_kernels import score_tile
 from divse_kernels.best import LOW_BITS, monotone
 from divse_kernels.launch import Side, launches, on_device, problem
-from divse_kernels.problem import SHIFTED, SMOOTH_CHAMFER, Problem, padded
+from divse_kernels.problem import SMOOTH_CHAMFER, Problem
 from divse_kernels.score_tile import tile_scores
 from divse_kernels.smooth_chamfer_forward import tile_of_program
-from divse_kernels.tuning import Tile, forward_tile
+from divse_kernels.tuning import ROW_GROUP, Tile, mining_tile
 
 #: Below the key of every finite score.
 EMPTY = tl.constexpr(-(0x7FFFFFFF << 32))
@@ -172,21 +170,9 @@ def mine_hardest_negatives(
     insert_best(scores, m, column_slots, column_exists, 0, TOPN)
 
 
-def mining_tile(task: Problem) -> Tile:
-    """The tile of all pairs, or half of it where a thread would hold too many scores or exponents.
-
-    The mask of groups and the order of positions come on top of what that kernel keeps.
-    """
-    tile = forward_tile(task)
-    crowded = task.factors == SHIFTED or padded(task.row_size) * padded(task.column_size) < 4
-    if crowded and tile.block_m > 128:
-        return dataclasses.replace(tile, block_m=128, repeats=1)
-    return tile
-
-
 def constants(task: Problem, tile: Tile, log_mean: bool, topn: int) -> dict[str, int | bool | str]:
     """Compile-time arguments of the kernel."""
-    return score_tile.constants(task, tile, log_mean) | {"GROUP": 8, "TOPN": topn}
+    return score_tile.constants(task, tile, log_mean) | ROW_GROUP | {"TOPN": topn}
 
 
 def _positions(slots: Tensor) -> Tensor:

@@ -14,9 +14,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from divse_kernels.launch import INTERPRETED, Side, launches, on_device
+from divse_kernels.launch import INTERPRETED, Side, launches, on_device, problem
 from divse_kernels.problem import padded
 from divse_kernels.tiles import bound
+from divse_kernels.tuning import pair_sums_tile
 
 CHUNK = 32  # pairs that one program walks over at most
 
@@ -151,10 +152,9 @@ def gradient(
         return grad.to(own.values.dtype)
     table = segments(own_ids, count)
     parts = grad.new_empty(2 * triton.cdiv(len(own_ids), CHUNK), size, dims, dtype=torch.float32)
-    block_d = min(256, triton.next_power_of_2(dims))
-    shape = {"SIZE": size, "SIZE2": padded(size), "CHUNK": CHUNK, "BLOCK_D": block_d}
-    options = {"num_warps": max(1, padded(size) // 8), "num_stages": 3}
-    blocks = triton.cdiv(dims, block_d)
+    tile = pair_sums_tile(problem(own, other, 1.0))
+    shape = {"SIZE": size, "SIZE2": padded(size), "CHUNK": CHUNK, "BLOCK_D": tile.block_d}
+    blocks = triton.cdiv(dims, tile.block_d)
     launches["add_pairs"] += 1
     with on_device(grad.device):
         add_pairs[(len(table.owners), blocks)](
@@ -176,7 +176,7 @@ def gradient(
             OTHER=other.size,
             RAGGED=other.ragged,
             **shape,
-            **options,
+            **tile.options,
         )
-        add_parts[(count, blocks)](parts, table.starts, grad, dims, **shape, **options)
+        add_parts[(count, blocks)](parts, table.starts, grad, dims, **shape, **tile.options)
     return grad.to(own.values.dtype)

@@ -14,14 +14,12 @@ from torch import Tensor
 
 from divse_kernels import score_tile
 from divse_kernels.epilogue import reduce_cosines
-from divse_kernels.launch import INTERPRETED, Side, launches, on_device, problem
-from divse_kernels.problem import SHIFTED, SMOOTH_CHAMFER, Problem, padded
+from divse_kernels.launch import Side, launches, on_device, problem
+from divse_kernels.problem import SHIFTED, SMOOTH_CHAMFER, Problem
 from divse_kernels.score_tile import set_sizes, tile_cosines
 from divse_kernels.tiles import by_column_set, by_row_set, row_order, sum_row_sets
-from divse_kernels.tuning import Tile
+from divse_kernels.tuning import Tile, pairs_tile
 from divse_kernels.weights import tile_weights
-
-ROWS = 16  # the least that a product on tensor cores has
 
 
 @triton.jit
@@ -163,27 +161,10 @@ def score_pairs(
             tl.store(slope_ptr + pairs, (moments - scores) / alpha, mask=pairs < PAIRS)
 
 
-def pair_tile(task: Problem) -> tuple[Tile, int, int]:
-    """The tile, and to how many elements the sets of either side are padded.
-
-    The smaller side is padded to an eighth of the larger one, so that neither side of the tile
-    exceeds 128 elements.
-    """
-    k, size = padded(task.row_size), padded(task.column_size)
-    k, size = max(k, size // 8), max(size, k // 8)
-    sets = max(1, ROWS // min(k, size))
-    block_m, block_n = sets * k, sets * size
-    single = task.dtype == torch.float32
-    block_d = 128 if INTERPRETED else 32 if single else 64
-    warps = max(1, block_m * block_n // 512)
-    return Tile(block_m, block_n, block_d, warps, 1 if INTERPRETED else 4, polynomial=0), k, size
-
-
-def constants(
-    task: Problem, tile: Tile, sizes: tuple[int, int], log_mean: bool
-) -> dict[str, int | bool | str]:
+def constants(task: Problem, tile: Tile, log_mean: bool) -> dict[str, int | bool | str]:
     """Compile-time arguments of the kernel."""
-    own = {"K2": sizes[0], "L2": sizes[1], "FACTORS": SHIFTED, **tile.row_order(sizes[0])}
+    k, size = task.pair_sizes
+    own = {"K2": k, "L2": size, "FACTORS": SHIFTED, **tile.row_order(k)}
     return score_tile.constants(task, tile, log_mean) | own
 
 
@@ -211,8 +192,8 @@ def scores(
     if count == 0:
         return result, weights, slopes
     task = problem(queries, gallery, alpha, similarity)
-    tile, *sizes = pair_tile(task)
-    programs = triton.cdiv(count, tile.block_m // sizes[0])
+    tile = pairs_tile(task)
+    programs = triton.cdiv(count, tile.block_m // task.pair_sizes[0])
     launches["score_pairs"] += 1
     with on_device(device):
         score_pairs[(programs,)](
@@ -230,7 +211,7 @@ def scores(
             count,
             *queries.strides,
             *gallery.strides,
-            **constants(task, tile, (sizes[0], sizes[1]), log_mean),
+            **constants(task, tile, log_mean),
             **tile.options,
         )
     return result, weights, slopes

@@ -64,6 +64,16 @@ class Problem:
         return self.column_sets * padded(self.column_size)
 
     @property
+    def pair_sizes(self) -> tuple[int, int]:
+        """To how many elements the sets of either side are padded where pairs are scored.
+
+        The smaller side is padded to an eighth of the larger one, so that neither side of a tile
+        exceeds 128 elements.
+        """
+        k, size = padded(self.row_size), padded(self.column_size)
+        return max(k, size // 8), max(size, k // 8)
+
+    @property
     def factors(self) -> int:
         """How many sums may share one logarithm; `SHIFTED` where none may, or alpha is unknown.
 

@@ -22,7 +22,7 @@ from divse_kernels.problem import Problem
 from divse_kernels.products import Chunk, weighted_sums
 from divse_kernels.smooth_chamfer_forward import tile_of_program
 from divse_kernels.tiles import LOG2_E, cosine_tile
-from divse_kernels.tuning import Tile, rbf_tile
+from divse_kernels.tuning import ROW_GROUP, Tile, rbf_tile
 
 NOISE = 2.0**-18
 #: Largest weight in float16, whose smallest are 2 ** -24.
@@ -191,7 +191,7 @@ def constants(task: Problem, tile: Tile, same: bool) -> dict[str, int | bool]:
         "SAME": same,
         **tile.constants,
         "EVEN_D": task.dims % tile.block_d == 0,
-        "GROUP": 8,
+        **ROW_GROUP,
     }
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from divse_kernels.best import LOW_BITS, Best, monotone
 from divse_kernels.launch import launches, on_device
+from divse_kernels.tuning import FEW_WARPS, row_warps
 
 BLOCK = 1024
 
@@ -66,7 +67,7 @@ def appended(best: Best, first: int, numbers: Tensor) -> Tensor:
             numbers,
             first,
             WIDTH=best.width,
-            num_warps=max(1, min(8, best.width // 256)),
+            num_warps=row_warps(best.width, 8),
             enable_fp_fusion=True,
         )
     return candidates
@@ -83,6 +84,6 @@ def rescore(best: Best, candidates: Tensor, scores: Tensor, first: int) -> None:
             first,
             candidates.numel(),
             BLOCK=BLOCK,
-            num_warps=4,
+            num_warps=FEW_WARPS,
             enable_fp_fusion=True,
         )

@@ -13,12 +13,11 @@ from torch import Tensor
 
 from divse_kernels import score_tile
 from divse_kernels.launch import Side, launches, on_device, problem
-from divse_kernels.mining import mining_tile
 from divse_kernels.problem import SMOOTH_CHAMFER, Problem, padded
 from divse_kernels.score_tile import tile_scores
 from divse_kernels.smooth_chamfer_forward import tile_of_program
 from divse_kernels.tiles import LN_2, LOG2_E, log2
-from divse_kernels.tuning import Tile
+from divse_kernels.tuning import ROW_GROUP, Tile, lse_tile
 
 #: Bytes that the tiles of a band leave.
 PARTIALS = 64 << 20
@@ -144,7 +143,7 @@ def row_column_lse(
 
 def constants(task: Problem, tile: Tile, log_mean: bool) -> dict[str, int | bool | str]:
     """Compile-time arguments of the kernel."""
-    return score_tile.constants(task, tile, log_mean) | {"GROUP": 8}
+    return score_tile.constants(task, tile, log_mean) | ROW_GROUP
 
 
 def band_tiles(row_tiles: int, m_sets: int, column_tiles: int, column_sets: int) -> int:
@@ -190,7 +189,7 @@ def _by_bands(
 ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """Sides and their groups -> of row sets and of column sets, log-sum-exps and then maxima."""
     (row_side, row_groups), (column_side, column_groups) = rows, columns
-    tile = mining_tile(task)
+    tile = lse_tile(task)
     m_sets = tile.block_m // padded(task.row_size)
     row_tiles = triton.cdiv(task.rows, tile.block_m)
     column_tiles = triton.cdiv(task.columns, tile.block_n)

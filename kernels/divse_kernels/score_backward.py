@@ -14,7 +14,7 @@ from divse_kernels.launch import Side, launches, on_device, problem
 from divse_kernels.problem import SMOOTH_CHAMFER, Problem, padded
 from divse_kernels.products import Chunk, Lost, weighted_sums
 from divse_kernels.score_weights import score_weights
-from divse_kernels.tuning import Tile, weights_tile
+from divse_kernels.tuning import ROW_GROUP, Tile, lse_weights_tile, weights_tile
 
 #: Largest d loss / d score in float16 weights, whose smallest are 2 ** -24.
 LARGEST = 1024.0
@@ -74,7 +74,7 @@ class Loss:
 
 def constants(task: Problem, tile: Tile, log_mean: bool) -> dict[str, int | bool | str]:
     """Compile-time arguments of the kernel."""
-    return score_tile.constants(task, tile, log_mean) | {"GROUP": 8}
+    return score_tile.constants(task, tile, log_mean) | ROW_GROUP
 
 
 def gradients(
@@ -129,7 +129,8 @@ class _Launch:
     moment: Tensor | None
 
     def __call__(self, chunk: Chunk) -> Lost | None:
-        task, tile = self.task, weights_tile(self.task)
+        task, given = self.task, self.loss.grad_scores is not None
+        tile = weights_tile(task) if given else lse_weights_tile(task)
         rows = (chunk.end_row - chunk.first_row) * padded(task.row_size)
         columns = (chunk.end_column - chunk.first_column) * padded(task.column_size)
         tiles = triton.cdiv(rows, tile.block_m), triton.cdiv(columns, tile.block_n)

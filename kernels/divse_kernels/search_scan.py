@@ -17,7 +17,7 @@ from divse_kernels.launch import Side, launches, on_device, problem
 from divse_kernels.problem import SMOOTH_CHAMFER, Problem
 from divse_kernels.score_tile import tile_scores
 from divse_kernels.smooth_chamfer_forward import tile_of_program
-from divse_kernels.tuning import Tile, forward_tile
+from divse_kernels.tuning import ROW_GROUP, Tile, forward_tile
 
 #: Numbers that change from part to part and from search to search: one compilation serves all.
 VARYING = ["GALLERY_SETS", "QUERY_SETS", "first_position"]
@@ -141,7 +141,7 @@ def search_scan(
 
 def constants(task: Problem, tile: Tile, log_mean: bool) -> dict[str, int | bool | str]:
     """Compile-time arguments of the kernel."""
-    return score_tile.constants(task, tile, log_mean) | {"GROUP": 8}
+    return score_tile.constants(task, tile, log_mean) | ROW_GROUP
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ from divse_kernels.launch import Side, launches, on_device, problem
 from divse_kernels.problem import SMOOTH_CHAMFER, Problem
 from divse_kernels.score_tile import tile_scores
 from divse_kernels.tiles import bound
-from divse_kernels.tuning import PROCESSORS, Tile, scores_tile
+from divse_kernels.tuning import PROCESSORS, ROW_GROUP, Tile, scores_tile
 
 
 @triton.jit
@@ -252,7 +252,7 @@ def smooth_chamfer_forward(
 def constants(task: Problem, tile: Tile, log_mean: bool) -> dict[str, int | bool | str]:
     """Compile-time arguments of the kernel."""
     persistent = {"PERSISTENT": tile.persistent > 0}
-    return score_tile.constants(task, tile, log_mean) | {"GROUP": 8} | persistent
+    return score_tile.constants(task, tile, log_mean) | ROW_GROUP | persistent
 
 
 def scores(

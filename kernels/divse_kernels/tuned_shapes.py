@@ -45,6 +45,27 @@ def negatives(batch: int, k: int, dims: int) -> Call:
     return partial(divse_kernels.hardest_negatives, *sides, groups, groups)
 
 
+def touched(batch: int, k: int, dims: int) -> Call:
+    """Scores of the pairs of a triplet loss, three for each set, and their gradient."""
+    q, g = (unit(batch, k, dims).requires_grad_() for _ in range(2))
+    ids = [torch.randint(batch, (3 * batch,), device="cuda") for _ in range(2)]
+    return lambda: torch.autograd.grad(divse_kernels.score_pairs(q, g, *ids).sum(), (q, g))
+
+
+def log_sum_exps(batch: int, k: int, dims: int) -> Call:
+    """Log-sum-exps both ways, and their gradient."""
+    q, g = (unit(batch, k, dims).requires_grad_() for _ in range(2))
+    groups = torch.arange(batch, device="cuda")
+    both = partial(divse_kernels.row_column_lse, q, g, groups, groups, temperature=0.05)
+    return lambda: torch.autograd.grad(torch.cat(both()).sum(), (q, g))
+
+
+def discrepancy(elements: int, dims: int) -> Call:
+    """The mean of an RBF kernel, and its gradient."""
+    x, y = (unit(elements, dims).requires_grad_() for _ in range(2))
+    return lambda: torch.autograd.grad(divse_kernels.rbf_mean(x, y), (x, y))
+
+
 def found(queries: int, gallery: int, k: int, dims: int) -> Call:
     """The best ten."""
     return partial(search, unit(queries, k, dims), unit(gallery, k, dims), 10)
@@ -70,7 +91,10 @@ SHAPES: dict[str, Callable[[], Call]] = {
     "search 1 x 524288 K=4 D=1024": partial(found, 1, 524_288, 4, 1024),
     "search 64 x 524288 K=4 D=1024": partial(found, 64, 524_288, 4, 1024),
     "negatives 4096 K=4 D=1024": partial(negatives, 4096, 4, 1024),
+    "pairs 4096 K=4 D=1024": partial(touched, 4096, 4, 1024),
+    "log-sum-exps 4096 K=4 D=1024": partial(log_sum_exps, 4096, 4, 1024),
     "gradient 4096 K=4 D=1024": partial(gradient, 4096, 4, 1024),
+    "rbf 16384 D=1024": partial(discrepancy, 16_384, 1024),
     "int8 1 x 524288 K=4 D=1024": partial(certified, 1, 524_288, 4, 1024),
     "candidates 64 x 131072 K=4 D=1024": partial(candidates, 64, 131_072, 4, 1024),
     "scores 128 x 32768 K=32 D=128": partial(scores, 128, 32_768, 32, 128),

@@ -16,6 +16,10 @@ from divse_kernels.tile_cache import tuned
 PROCESSORS = {"interpreter": 4, "ampere": 108, "ada": 108, "hopper": 132, "blackwell": 148}
 #: Up to so many dimensions a product takes no longer than its epilogue.
 SHALLOW = 256
+#: Compile-time argument of kernels of all pairs: rows of tiles that share columns in the L2 cache.
+ROW_GROUP = {"GROUP": 8}
+#: Warps of kernels that only move or sum what they read.
+FEW_WARPS = 4
 
 
 @dataclass(frozen=True)
@@ -115,8 +119,9 @@ _WEIGHTS = {
     ),
     "blackwell": (Tile(128, 64, 64, 8, 3, polynomial=0), Tile(64, 64, 64, 8, 3, polynomial=0)),
 }
-# Where alpha is learned, the cosines stay beside their weights, for its gradient.
-_LEARNED_WEIGHTS = {
+# Shifted exponents are two for each cosine; where alpha is learned, the cosines stay beside their
+# weights, for its gradient.
+_SHIFTED_WEIGHTS = {
     **_WEIGHTS,
     "hopper": _WEIGHTS["hopper"][1:],
     "blackwell": _WEIGHTS["blackwell"][1:],
@@ -220,8 +225,7 @@ def scores_tile(problem: Problem) -> Tile:
     multiplies while the other computes scores; they read more, which longer products would feel.
     """
     tile = _forward(problem)
-    shifted = problem.similarity == SMOOTH_CHAMFER and problem.factors == SHIFTED
-    if problem.row_ragged or problem.column_ragged or shifted:
+    if problem.row_ragged or problem.column_ragged or _shifted(problem):
         return tile
     if problem.arch == "interpreter":
         return replace(tile, persistent=1)
@@ -232,13 +236,85 @@ def scores_tile(problem: Problem) -> Tile:
     return replace(tile, persistent=1)
 
 
+def _with_masks(problem: Problem) -> Tile:
+    """The tile of all pairs, or half of it where a thread would hold too many scores or exponents.
+
+    A mask of groups and more of each score come on top of what that kernel keeps.
+    """
+    tile = _forward(problem)
+    cosines = padded(problem.row_size) * padded(problem.column_size)  # for each score
+    if (problem.factors == SHIFTED or cosines < 4) and tile.block_m > 128:
+        return replace(tile, block_m=128, repeats=1)
+    return tile
+
+
+@tuned
+def mining_tile(problem: Problem) -> Tile:
+    """Tile of the kernel of hardest negatives."""
+    return _with_masks(problem)
+
+
+@tuned
+def lse_tile(problem: Problem) -> Tile:
+    """Tile of the kernel of log-sum-exps of rows and of columns."""
+    return _with_masks(problem)
+
+
+@tuned
+def pairs_tile(problem: Problem) -> Tile:
+    """Tile of the kernel of pairs: as many as fill the 16 rows of a product on tensor cores."""
+    k, size = problem.pair_sizes
+    sets = max(1, 16 // min(k, size))
+    block_m, block_n = sets * k, sets * size
+    if problem.arch == "interpreter":
+        block_d, stages = 128, 1
+    else:
+        block_d, stages = (32 if problem.dtype == torch.float32 else 64), 4
+    warps = max(1, block_m * block_n // 512)
+    return Tile(block_m, block_n, block_d, warps, stages, polynomial=0)
+
+
+@tuned
+def pair_sums_tile(problem: Problem) -> Tile:
+    """Tile of the gradients of pairs: one set along the rows, block_d dimensions of it."""
+    size = padded(problem.row_size)
+    block_d = min(256, padded(problem.dims))
+    return Tile(size, padded(problem.column_size), block_d, max(1, size // 8), 3, polynomial=0)
+
+
+def row_warps(width: int, most: int = 16) -> int:
+    """Warps of a kernel that sorts or walks over a row of so many keys."""
+    return max(1, min(most, width // 256))
+
+
+def _weights(problem: Problem) -> Tile:
+    if problem.dtype == torch.float32 and problem.arch != "interpreter":
+        return _choose(_FLOAT_FORWARD, problem)
+    table = _SHIFTED_WEIGHTS if _shifted(problem) else _WEIGHTS
+    return _choose(table[problem.arch], problem)
+
+
+def _shifted(problem: Problem) -> bool:
+    return problem.similarity == SMOOTH_CHAMFER and problem.factors == SHIFTED
+
+
 @tuned
 def weights_tile(problem: Problem) -> Tile:
     """Tile of the weights kernel; a program owns one tile of weights."""
-    if problem.dtype == torch.float32 and problem.arch != "interpreter":
-        return _choose(_FLOAT_FORWARD, problem)
-    table = _LEARNED_WEIGHTS if problem.alpha is None else _WEIGHTS
-    return _choose(table[problem.arch], problem)
+    return _weights(problem)
+
+
+@tuned
+def lse_weights_tile(problem: Problem) -> Tile:
+    """The same where it makes scores first, for a loss of log-sum-exps.
+
+    On Blackwell, where a thread holds a row, both shifted exponentials of more than 16 columns
+    would spill.
+    """
+    single = problem.dtype == torch.float32
+    if problem.arch == "blackwell" and _shifted(problem) and not single:
+        return Tile(128, max(16, padded(problem.column_size)), 64, 4, 3, polynomial=0)
+    return _weights(problem)
 
 
 @tuned
