@@ -31,6 +31,9 @@ sys.meta_path[:] = [f for f in sys.meta_path if not type(f).__module__.startswit
 END
 loaded=$("$python" -c 'import divse_native; print(divse_native.__file__)')
 [[ $loaded == "$build"/* ]] || { echo "tested would be $loaded, not the build above" >&2; exit 1; }
+# GCC's ASan leaves its allocator's locks held in a child that forks beside other threads' calls:
+# the child waits for ever (in SizeClassAllocator64::GetFromAllocator). `make test` runs that test.
 "$python" -m pytest -p no:cacheprovider --hypothesis-seed=0 -n "${WORKERS:-2}" \
     tests/test_native.py tests/test_native_similarities.py tests/test_native_candidates.py \
-    tests/test_native_threads.py tests/test_native_int8.py
+    tests/test_native_threads.py tests/test_native_int8.py \
+    --deselect=tests/test_native_threads.py::test_works_in_children_forked_while_other_threads_are_in_calls
