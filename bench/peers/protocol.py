@@ -18,6 +18,7 @@ import os
 import re
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ PROBED_SHARES = (64, 32, 16, 8, 4, 2)  # one list of an inverted file in so many
 DEPTHS = tuple(round(10 * 2 ** (step / 2)) for step in range(22))  # 10, 14, 20 ... 14,482
 
 
-class Peer:
+class Peer(ABC):
     """A search engine: builds once, then answers; what it does not say of itself is the default.
 
     similarity: what it orders by, "smooth_chamfer" or "maxsim".
@@ -48,20 +49,20 @@ class Peer:
         """Of the packages it is made of."""
         return {}
 
-    def build(self, gallery: Path, folder: Path) -> None:
+    def build(self, gallery: Path, folder: Path) -> None:  # noqa: B027 -- some need none
         """Write into an empty folder what searching needs."""
 
+    @abstractmethod
     def open(self, gallery: Path, folder: Path) -> None:
         """Get ready to search."""
-        raise NotImplementedError
 
     def ladders(self) -> list[list[Setting]]:
         """Settings to try: each list has more and more effort, so more and more recall."""
         return [[{}]]
 
+    @abstractmethod
     def search(self, queries: Array, topk: int, **setting: Any) -> tuple[Array, Array]:
         """Scores (B, topk), best first, and positions (B, topk) int64, -1 = none."""
-        raise NotImplementedError
 
 
 def versions_of(*packages: str) -> dict[str, str]:
