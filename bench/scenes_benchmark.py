@@ -96,8 +96,11 @@ def figures_of(scores: Array, data: ImageTextData) -> dict[str, float]:
 def run_figures(run: Run) -> dict[str, float]:
     """Figures of a run, from the file beside its weights if that is still true."""
     data, contents = world(run.dials)
-    weights = hashlib.sha256((run.folder / "model.safetensors").read_bytes()).hexdigest()
-    state = {"data": data.name, "digest": contents, "weights": weights}
+    parts = {"weights": "model.safetensors", "config": "config.json"}  # it names the similarity
+    state = {"data": data.name, "digest": contents} | {
+        part: hashlib.sha256((run.folder / name).read_bytes()).hexdigest()
+        for part, name in parts.items()
+    }
     kept = run.folder / KEPT
     if kept.exists():
         held = json.loads(kept.read_text())
