@@ -13,12 +13,12 @@ from divse.plots.neighbours import (
     FIRST,
     Asked,
     Columns,
+    band_heights,
     element_name,
     first_column,
     first_height,
     labelled,
     mark_note,
-    texts_height,
     write_texts,
 )
 from divse.plots.page import BODY, GREY, LINE, SMALL, Page, line, plain
@@ -87,12 +87,8 @@ def _panel_height(one: Looked, columns: Columns) -> float:
 
 def _bands(one: Looked, captions: Sequence[str], columns: Columns) -> list[float]:
     """Heights of the rows of panels."""
-    heights = [0.0] * columns.bands
-    panel = _panel_height(one, columns) + line(BODY) + line(SMALL) + 0.2
-    for k, found in enumerate(one.asked.elements):
-        text = texts_height(labelled(found, captions, one.asked), columns.width)
-        heights[columns.band(k)] = max(heights[columns.band(k)], panel + text)
-    return heights
+    panel = _panel_height(one, columns) + line(SMALL)
+    return band_heights(one.asked, captions, columns, panel)
 
 
 def _height(one: Looked, captions: Sequence[str], columns: Columns) -> float:

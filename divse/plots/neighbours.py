@@ -174,23 +174,26 @@ def first_column(page: Page, one: Asked, captions: Sequence[str], top: float) ->
     write_texts(page, one.whole, rows, (0.3, below, FIRST))
 
 
-def _band_heights(one: Asked, captions: Sequence[str], columns: Columns) -> list[float]:
+def band_heights(
+    one: Asked, captions: Sequence[str], columns: Columns, above: float = 0.0
+) -> list[float]:
+    """Heights of the rows of elements: their names, `above` more of something, and captions."""
     heights = [0.0] * columns.bands
     for k, found in enumerate(one.elements):
         text = texts_height(labelled(found, captions, one), columns.width)
-        heights[columns.band(k)] = max(heights[columns.band(k)], line(BODY) + text + 0.2)
+        heights[columns.band(k)] = max(heights[columns.band(k)], line(BODY) + above + text + 0.2)
     return heights
 
 
 def _captions_height(one: Asked, captions: Sequence[str], columns: Columns) -> float:
-    return max(first_height(one, captions), sum(_band_heights(one, captions, columns)) + 0.2)
+    return max(first_height(one, captions), sum(band_heights(one, captions, columns)) + 0.2)
 
 
 def _captions_row(
     page: Page, one: Asked, captions: Sequence[str], columns: Columns, top: float
 ) -> None:
     first_column(page, one, captions, top)
-    bands = _band_heights(one, captions, columns)
+    bands = band_heights(one, captions, columns)
     for k, found in enumerate(one.elements):
         left, start = columns.left(k), top + sum(bands[: columns.band(k)])
         start = element_name(page, k, columns, start)
