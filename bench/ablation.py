@@ -35,7 +35,7 @@ from report import ROOT, environment, markdown
 from divse.evaluation import seeds_interval
 
 PRESETS = {"scenes": "scenes", "openmoji": "captions"}
-EPOCHS = {"scenes": 20, "openmoji": 15}  # 2 to 4 minutes a run on one core of a CPU
+EPOCHS = {"scenes": 20, "openmoji": 10}  # 2 to 4 minutes a run on one core of a CPU
 REFERENCE = "smooth_chamfer"
 CONFIGS: dict[str, list[str]] = {
     REFERENCE: [],
