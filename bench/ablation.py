@@ -2,14 +2,19 @@
 
     python bench/ablation.py [--data scenes openmoji] [--openmoji FOLDER --weights FILE]
                              [--seeds 0 1 2] [--configs NAME ...] [--jobs 2]
+    python bench/ablation.py --checks [--seeds 0]
     python bench/ablation.py --table
 
 Every configuration is one preset (`scenes`, `captions`) with one choice changed, trained by
 train.py on one thread; all runs of a seed see the same batches in the same order. Runs live in
---runs (kept if finished, continued if not); every finished one is a row of the CSV, which is
-replaced at once. `--table` writes the tables of a CSV to a .md beside it: means over the seeds, the
-difference to the reference (Smooth-Chamfer, set prediction, K = 4, alpha = 16) with its 95%
-t-interval over the seeds (paired), and the order that the paper reports.
+--runs (kept if finished, continued if not, refused if they have other settings); every finished one
+is a row of the CSV, which is replaced at once. `--table` writes the tables of a CSV, and what their
+columns mean, to a .md beside it: means over the seeds, the difference to the reference
+(Smooth-Chamfer, set prediction, K = 4, alpha = 16), and the order that the paper reports.
+
+`--checks` looks for the reason where the order is not the paper's: set prediction with
+Smooth-Chamfer and with Chamfer, and PIE-Net, each with the paper's triplet loss and each for twice
+as many epochs. They are rows of the same CSV and a table of their own.
 
 `share` is the part of a set's gradient that its most supervised element receives (1/K if all are
 supervised alike, 1 if one is alone), mean over pictures and captions of the test batches.
@@ -18,9 +23,7 @@ supervised alike, 1 if one is alone), mean over pictures and captions of the tes
 from __future__ import annotations
 
 import argparse
-import csv
 import json
-import math
 import os
 import subprocess
 import sys
@@ -29,42 +32,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
-from report import ROOT, environment, markdown
+from ablation_configs import CHECKS, CONFIGS, EVERY, PRESETS, epochs_of
+from ablation_rows import COLUMNS, add_row, read_rows
+from ablation_tables import write_tables
+from report import ROOT, environment
 
-from divse.evaluation import seeds_interval
+from divse.evaluation.seeds import run_name
 
-PRESETS = {"scenes": "scenes", "openmoji": "captions"}
-EPOCHS = {"scenes": 20, "openmoji": 10}  # 2 to 4 minutes a run on one core of a CPU
-REFERENCE = "smooth_chamfer"
-CONFIGS: dict[str, list[str]] = {
-    REFERENCE: [],
-    "chamfer": ["--loss.similarity", "chamfer"],
-    "mil": ["--loss.similarity", "mil"],
-    "mp": ["--loss.similarity", "mp"],
-    "pie_net": ["--model.head", "pie_net"],
-    "transformer": ["--model.head", "transformer"],
-    "k1": ["--model.head", "pooling", "--model.k", "1"],
-    "k2": ["--model.k", "2"],
-    "k6": ["--model.k", "6"],
-    "alpha4": ["--loss.alpha", "4"],
-    "alpha8": ["--loss.alpha", "8"],
-    "alpha32": ["--loss.alpha", "32"],
-    "alpha64": ["--loss.alpha", "64"],
-}
-# What is compared with what, and the RSUM that the paper reports (DivE, table 3, Flickr30K).
-GROUPS: dict[str, dict[str, float | None]] = {
-    "similarity": {"mp": 490.5, "mil": 491.7, "chamfer": 499.6, REFERENCE: 500.8},
-    "head": {"pie_net": 483.3, "transformer": 496.1, REFERENCE: 500.8},
-    "k": {"k1": 492.6, "k2": 495.5, REFERENCE: 500.8, "k6": 499.3},
-    "alpha": {"alpha4": None, "alpha8": None, REFERENCE: None, "alpha32": None, "alpha64": None},
-}
-RECALLS = [f"{way}_r{k}" for way in ("i2t", "t2i") for k in (1, 5, 10)]
-SHARES = [f"share_{side}_{i}" for side in ("images", "texts") for i in range(1, 7)]
-COLUMNS = [
-    *("data", "config", "seed", "similarity", "head", "k", "alpha", "loss", "epochs", "rsum"),
-    *(*RECALLS, "log_var_images", "log_var_texts", *SHARES, "torch", "device", "commit", "date"),
-]
+PLACES = {("train", "out"), ("data", "cache")}  # settings that say where, not what
+Run = tuple[str, str, int]  # data, configuration, seed
 
 
 def train(folder: Path, options: list[str]) -> None:
@@ -124,44 +100,54 @@ def row_of(data: str, name: str, seed: int, folder: Path, cache: Path) -> dict[s
     }
 
 
-def read_rows(path: Path) -> list[dict[str, str]]:
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def add_row(path: Path, row: dict[str, Any]) -> int:
-    """Add a row, in the order of data, configuration and seed; return how many there are.
-
-    The file is replaced at once; other processes may add theirs meanwhile.
-    """
-    order = list(CONFIGS)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
-        rows = [*read_rows(path), row]
-        rows.sort(key=lambda r: (r["data"], order.index(r["config"]), int(r["seed"])))
-        write_rows(path, rows)
-    return len(rows)
-
-
-def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    partial = path.with_suffix(".partial")
-    with partial.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
-    partial.replace(path)
-
-
 def options_of(data: str, name: str, seed: int, args: argparse.Namespace) -> list[str]:
     """Arguments of train.py for a run."""
     words = ["--preset", PRESETS[data], "--seed", str(seed), "--train.threads", "1"]
-    words += ["--train.device", "cpu", "--train.gallery", "false", *CONFIGS[name]]
+    words += ["--train.device", "cpu", "--train.gallery", "false", *EVERY[name]]
     if data == "openmoji":
         words += ["--data", str(args.openmoji), "--data.cache", str(args.runs / data / "features")]
         words += ["--image.weights", str(args.weights)] if args.weights else []
-    return [*words, "--epochs", str(args.epochs or EPOCHS[data])]
+    return [*words, "--epochs", str(args.epochs or epochs_of(data, name))]
+
+
+def check_settings(folder: Path, options: list[str]) -> None:
+    """Refuse a folder that holds a run with other settings than are asked for."""
+    from divse.training.command_line import parse
+    from divse.training.config import Config, read_file
+
+    if not (folder / "settings.json").exists():
+        if (folder / "test.json").exists():
+            raise SystemExit(f"{folder} does not say its settings: remove it")
+        return
+    try:
+        there = Config.of(read_file(folder / "settings.json")).to_dict()
+    except ValueError as error:
+        raise SystemExit(f"{folder}: {error}") from None
+    asked = parse(options)[0].to_dict()
+    other = [
+        f"{section}.{name} is {there[section][name]!r} there, {value!r} was asked"
+        for section, settings in asked.items()
+        for name, value in settings.items()
+        if there[section][name] != value and (section, name) not in PLACES
+    ]
+    if other:
+        raise SystemExit(
+            f"{folder} holds a run with other settings: {'; '.join(other)}. Remove it, or give "
+            "another --runs"
+        )
+
+
+def check_rows(wanted: list[Run], args: argparse.Namespace) -> list[Run]:
+    """The runs that have no row yet; a row with other epochs than are asked for is refused."""
+    rows = {(r["data"], r["config"], int(r["seed"])): r for r in read_rows(args.csv)}
+    for run in wanted:
+        epochs = args.epochs or epochs_of(*run[:2])
+        if run in rows and int(rows[run]["epochs"]) != epochs:
+            raise SystemExit(
+                f"{args.csv} has {' '.join(map(str, run))} with {rows[run]['epochs']} epochs, "
+                f"{epochs} were asked: give another --csv"
+            )
+    return [run for run in wanted if run not in rows]
 
 
 def run_all(args: argparse.Namespace) -> None:
@@ -169,19 +155,20 @@ def run_all(args: argparse.Namespace) -> None:
 
     The first run of a data set goes alone: it fills the store of frozen features.
     """
-    held = {(r["data"], r["config"], int(r["seed"])) for r in read_rows(args.csv)}
-    wanted = [(d, c, s) for s in args.seeds for d in args.data for c in args.configs]
-    waiting = [run for run in wanted if run not in held]
+    waiting = check_rows(
+        [(d, c, s) for s in args.seeds for d in args.data for c in args.configs], args
+    )
+    folders = {run: args.runs / run[0] / run_name(*run[1:]) for run in waiting}
+    for run in waiting:
+        check_settings(folders[run], options_of(*run, args))
 
-    def finish(run: tuple[str, str, int]) -> tuple[str, str, int]:
-        data, name, seed = run
-        train(args.runs / data / f"{name}-{seed}", options_of(data, name, seed, args))
+    def finish(run: Run) -> Run:
+        train(folders[run], options_of(*run, args))
         return run
 
-    def keep(run: tuple[str, str, int]) -> None:
+    def keep(run: Run) -> None:
         data, name, seed = run
-        folder = args.runs / data / f"{name}-{seed}"
-        row = row_of(data, name, seed, folder, args.runs / data / "features")
+        row = row_of(data, name, seed, folders[run], args.runs / data / "features")
         rows = add_row(args.csv, row)
         print(f"{rows} rows; {data} {name} seed {seed}: RSUM {row['rsum']}", flush=True)
 
@@ -193,70 +180,6 @@ def run_all(args: argparse.Namespace) -> None:
             keep(run)
 
 
-def number(row: dict[str, str], name: str) -> float:
-    return float(row[name]) if row.get(name) else math.nan
-
-
-def share(row: dict[str, str]) -> float:
-    """Share of the most supervised element, mean of pictures and captions."""
-    return (number(row, "share_images_1") + number(row, "share_texts_1")) / 2
-
-
-def mean(values: list[float]) -> float:
-    return sum(values) / len(values)
-
-
-def table(rows: list[dict[str, str]], data: str, group: str) -> list[dict[str, Any]]:
-    """One row per configuration of a group that has runs."""
-    runs: dict[str, dict[int, dict[str, str]]] = {}
-    for row in rows:
-        if row["data"] == data:
-            runs.setdefault(row["config"], {})[int(row["seed"])] = row
-    found = []
-    for name, paper in GROUPS[group].items():
-        mine = [runs[name][seed] for seed in sorted(runs.get(name, {}))]
-        if not mine:
-            continue
-        line: dict[str, Any] = {
-            "config": name,
-            "seeds": len(mine),
-            "RSUM": f"{mean([number(r, 'rsum') for r in mine]):.1f}",
-            "log Var pictures": f"{mean([number(r, 'log_var_images') for r in mine]):.2f}",
-            "log Var captions": f"{mean([number(r, 'log_var_texts') for r in mine]):.2f}",
-            "share": f"{mean([share(r) for r in mine]):.2f}",
-            **difference(runs, name),
-        }
-        found.append({k: "" if v == "nan" else v for k, v in line.items()} | {"paper": paper})
-    return found
-
-
-def difference(runs: dict[str, dict[int, dict[str, str]]], name: str) -> dict[str, str]:
-    """RSUM of a configuration minus the reference's, over the seeds that both have."""
-    seeds = sorted(set(runs.get(name, {})) & set(runs.get(REFERENCE, {})))
-    if name == REFERENCE or len(seeds) < 2:
-        return {"minus reference": "", "resolved": ""}
-    a, b = ([number(runs[n][s], "rsum") for s in seeds] for n in (name, REFERENCE))
-    interval = seeds_interval(a, b)
-    return {
-        "minus reference": str(interval),
-        "resolved": "yes" if interval.excludes_zero else "no",
-    }
-
-
-def write_tables(path: Path) -> str:
-    """Tables of all groups of all data, written beside the CSV."""
-    rows = read_rows(path)
-    if not rows:
-        raise SystemExit(f"{path}: no runs yet")
-    parts = []
-    for data in dict.fromkeys(row["data"] for row in rows):
-        for group in GROUPS:
-            parts.append(f"**{data}, {group}**\n\n{markdown(table(rows, data, group))}")
-    text = "\n".join(parts)
-    path.with_suffix(".md").write_text(text)
-    return text
-
-
 def arguments() -> argparse.Namespace:
     result = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -264,14 +187,17 @@ def arguments() -> argparse.Namespace:
     result.add_argument("--data", nargs="+", choices=list(PRESETS), default=["scenes"])
     result.add_argument("--openmoji", type=Path, help="folder of the data openmoji")
     result.add_argument("--weights", type=Path, help="its image encoder; default: found beside it")
-    result.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    result.add_argument("--configs", nargs="+", choices=list(CONFIGS), default=list(CONFIGS))
+    result.add_argument("--seeds", type=int, nargs="+", help="default: 0 1 2, of --checks 0")
+    result.add_argument("--configs", nargs="+", choices=list(EVERY), help="default: all")
+    result.add_argument("--checks", action="store_true", help="train the checks instead")
     result.add_argument("--epochs", type=int, help="default: 20 on scenes, 15 on openmoji")
     result.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 1)))
     result.add_argument("--runs", type=Path, default=ROOT / "runs" / "ablation")
     result.add_argument("--csv", type=Path, default=ROOT / "bench" / "results" / "ablation.csv")
     result.add_argument("--table", action="store_true", help="only write the tables of the CSV")
     args = result.parse_args()
+    args.seeds = args.seeds or ([0] if args.checks else [0, 1, 2])
+    args.configs = args.configs or list(CHECKS if args.checks else CONFIGS)
     if "openmoji" in args.data and args.openmoji is None and not args.table:
         result.error("--data openmoji needs --openmoji FOLDER")
     return args

@@ -26,7 +26,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,7 +35,8 @@ from report import ROOT, Report, parser, results_folder
 from divse import DivSE, score
 from divse.data.dataset import ImageTextData
 from divse.data.scenes import LEVELS, digest, load
-from divse.evaluation import evaluate, map_at_r, seeds_interval
+from divse.evaluation import Interval, evaluate, map_at_r, mean_interval
+from divse.evaluation.seeds import model_name
 
 METRICS = ("r1", "map_at_r", "r_precision")
 FIGURES = [f"{way}_{metric}" for way in ("i2t", "t2i") for metric in METRICS]
@@ -43,15 +44,11 @@ KEPT = "scenes-benchmark.json"
 Array = np.ndarray[Any, Any]
 
 
-class Mean(NamedTuple):
-    """A mean over seeds with its 95% interval; written as mean and half width."""
-
-    mean: float
-    low: float
-    high: float
+class Mean(Interval):
+    """A mean over seeds; written as mean and half width."""
 
     def __str__(self) -> str:
-        return f"{self.mean:.1f} ± {(self.high - self.low) / 2:.1f}"
+        return f"{self.estimate:.1f} ± {(self.high - self.low) / 2:.1f}"
 
 
 @dataclass(frozen=True)
@@ -81,7 +78,7 @@ def find_runs(paths: list[Path]) -> Iterator[Run]:
             settings = json.loads((folder / "settings.json").read_text())
             if settings["data"]["name"] == "scenes":
                 seed = settings["train"]["seed"]
-                model = folder.resolve().name.removesuffix(f"-{seed}")
+                model = model_name(folder.resolve().name, seed)
                 dials = json.dumps(settings["data"]["options"])
                 yield Run(folder, model, seed, dials)
 
@@ -158,10 +155,8 @@ def over_seeds(rows: list[dict[str, float]]) -> dict[str, Any]:
     found: dict[str, Any] = {"seeds": len(rows)}
     for name in FIGURES:
         values = [row[name] for row in rows]
-        if len(values) > 1:
-            found[name] = Mean(*seeds_interval(values, [0.0] * len(values)))
-        else:
-            found[name] = round(values[0], 2)
+        several = len(values) > 1
+        found[name] = Mean(*mean_interval(values)) if several else round(values[0], 2)
     return found
 
 
@@ -216,7 +211,7 @@ def models_of(rows: list[dict[str, Any]], data: str) -> dict[str, dict[str, Any]
 def quality(line: dict[str, Any]) -> float:
     """Mean of both mAP@R."""
     values = (line[f"{way}_map_at_r"] for way in ("i2t", "t2i"))
-    return sum(v.mean if isinstance(v, Mean) else v for v in values) / 2
+    return sum(v.estimate if isinstance(v, Mean) else v for v in values) / 2
 
 
 def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -1,12 +1,11 @@
-"""Bootstrap and seed intervals against brute force, tables and known coverage."""
+"""Bootstrap intervals against brute force and known coverage."""
 
 import time
 
 import numpy as np
 import pytest
 
-from divse.evaluation import Interval, Ranks, paired_bootstrap, recalls, seeds_interval
-from divse.evaluation.bootstrap import student_t
+from divse.evaluation import Interval, Ranks, paired_bootstrap, recalls
 
 SOURCE = np.repeat(np.arange(40), 3)
 
@@ -82,40 +81,6 @@ def test_ten_thousand_resamples_of_a_thousand_pictures_take_seconds():
     assert time.perf_counter() - start < 20  # about half a second on one idle core
 
 
-@pytest.mark.parametrize(
-    ("freedom", "confidence", "expected"),  # published tables
-    [
-        (1, 0.95, 12.706),
-        (2, 0.95, 4.303),
-        (3, 0.95, 3.182),
-        (4, 0.99, 4.604),
-        (5, 0.90, 2.015),
-        (9, 0.95, 2.262),
-        (10, 0.99, 3.169),
-        (30, 0.95, 2.042),
-    ],
-)
-def test_student_t_equals_the_tables(freedom, confidence, expected):
-    assert student_t(freedom, confidence) == pytest.approx(expected, abs=5e-4)
-
-
-def test_seeds_interval_by_hand():
-    got = seeds_interval([10.0, 12.0, 14.0], [9.0, 10.0, 11.0])  # differences 1, 2, 3
-    assert got.estimate == pytest.approx(2.0)
-    assert got.high - 2.0 == pytest.approx(4.3027 / np.sqrt(3), rel=1e-4)
-    assert not got.excludes_zero
-    assert str(got) == "+2.0 [-0.5, +4.5]"
-
-
-def test_seeds_interval_covers_at_its_rate():
-    rng = np.random.default_rng(0)
-    draws = rng.normal(1.0, 2.0, (2000, 3))
-    covered = [
-        low <= 1.0 <= high for _, low, high in (seeds_interval(d, np.zeros(3)) for d in draws)
-    ]
-    assert np.mean(covered) == pytest.approx(0.95, abs=0.015)
-
-
 def test_wrong_input_says_what_is_wrong():
     a, b = random_ranks(12, 3.0), random_ranks(13, 3.0)
     with pytest.raises(ValueError, match="same queries"):
@@ -124,8 +89,4 @@ def test_wrong_input_says_what_is_wrong():
         paired_bootstrap(a, b, SOURCE[:-1])
     with pytest.raises(ValueError, match="resamples"):
         paired_bootstrap(a, b, SOURCE, resamples=0)
-    with pytest.raises(ValueError, match="2 or more seeds"):
-        seeds_interval([1.0], [2.0])
-    with pytest.raises(ValueError, match="2 or more seeds"):
-        seeds_interval([1.0, 2.0, 3.0], [2.0, 3.0])
     assert Interval(1.0, 0.5, 1.5).excludes_zero

@@ -8,7 +8,7 @@ import pytest
 import tiny
 import torch
 from PIL import Image
-from test_plots_tables import assert_legible, words
+from plot_cases import assert_legible, words
 
 import divse
 from divse import DivSE

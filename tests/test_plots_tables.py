@@ -2,18 +2,13 @@
 
 import csv
 import json
-import math
-import xml.etree.ElementTree as ET
 
 import numpy as np
 import pytest
-from PIL import Image
+from plot_cases import CONFIGS, NOISE, assert_legible, row, words
 
-from divse.evaluation import seeds_interval
-from divse.plots import save
+from divse.evaluation.seeds import compare
 from divse.plots.ablation import ABOVE, BELOW, OPEN, ablation_page, lines_of
-from divse.plots.labels import overlap, place_labels
-from divse.plots.page import DPI, MARGIN, PALETTE, Page, colours, text_width, wrapped
 from divse.plots.supervision import Shares, effective_elements, shares_of, supervision_page
 from divse.plots.table import (
     by_group,
@@ -21,34 +16,9 @@ from divse.plots.table import (
     find_reference,
     group_of,
     label_in,
-    mean_interval,
     read_runs,
 )
 from divse.plots.variance import variance_page
-
-BASE = {"similarity": "smooth_chamfer", "head": "set_prediction", "k": "4", "alpha": "16"}
-CONFIGS = {
-    "smooth_chamfer": ({}, 400, -1.0),
-    "mil": ({"similarity": "mil", "alpha": ""}, 380, -2.0),
-    "pie_net": ({"head": "pie_net"}, 390, -4.0),
-    "k1": ({"head": "pooling", "k": "1"}, 370, None),
-    "k2": ({"k": "2"}, 399, -1.2),
-    "alpha8": ({"alpha": "8"}, 420, -1.5),
-    "alpha64": ({"alpha": "64"}, 400, -0.9),
-}
-NOISE = (0.0, 1.5, -1.0)
-
-
-def row(config, seed, data="scenes"):
-    changes, rsum, spread = CONFIGS[config]
-    shares = [0.7, 0.2, 0.06, 0.04] if config == "mil" else [0.4, 0.3, 0.2, 0.1]
-    found = {"data": data, "config": config, "seed": str(seed), **BASE, **changes}
-    found["rsum"] = str(rsum + NOISE[seed] * (1 if config in ("mil", "alpha8") else -2))
-    found["log_var_images"] = "" if spread is None else str(spread + 0.1 * NOISE[seed])
-    if config in ("smooth_chamfer", "mil"):
-        for side in ("images", "texts"):
-            found |= {f"share_{side}_{i}": str(s) for i, s in enumerate(shares, 1)}
-    return found
 
 
 @pytest.fixture
@@ -66,54 +36,13 @@ def table(tmp_path, rows):
     return tmp_path / "ablation.csv"
 
 
-def texts(page):
-    """Every text of a page that is drawn."""
-    found = list(page.figure.texts)
-    for axes in page.figure.axes:
-        if axes.axison:
-            found += [*axes.texts, axes.xaxis.label, axes.yaxis.label]
-            for axis in (axes.xaxis, axes.yaxis):
-                low, high = sorted(axis.get_view_interval())
-                found += [t.label1 for t in axis.get_major_ticks() if low <= t.get_loc() <= high]
-    return [text for text in found if text.get_text().strip()]
-
-
-def words(page):
-    return [text.get_text() for text in texts(page)]
-
-
-def boxes(page):
-    """(words, extent in inches) of every text of a page."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    canvas = FigureCanvasAgg(page.figure)
-    canvas.draw()
-    renderer, scale = canvas.get_renderer(), page.figure.dpi
-    return [(t.get_text(), t.get_window_extent(renderer).extents / scale) for t in texts(page)]
-
-
-def assert_legible(page):
-    """No text is cut off by the edge, none lies on another."""
-    found = boxes(page)
-    for said, (left, bottom, right, top) in found:
-        assert left >= 0 and bottom >= 0, said
-        assert right <= page.width and top <= page.height, said
-    for i, (a, box) in enumerate(found):
-        for b, other in found[:i]:
-            shared = overlap(tuple(box), tuple(other))
-            assert shared < 0.1 * min(np.prod(box[2:] - box[:2]), np.prod(other[2:] - other[:2])), (
-                a,
-                b,
-            )
-
-
 def test_groups_and_names_come_from_what_is_varied(rows):
     some = configurations(rows, "rsum")
     base = find_reference(some)
     assert base.name == "smooth_chamfer"
     groups = by_group(some, base)
     names = {group: [label_in(one, group) for one in ones] for group, ones in groups.items()}
-    assert names["k"] == ["K = 1", "K = 2", "K = 4"]
+    assert names["k"] == ["K = 1, pooled", "K = 2", "K = 4"]
     assert names["alpha"] == ["α = 8", "α = 16", "α = 64"]
     assert set(names["similarity"]) == {"MIL", "Smooth-Chamfer"}
     assert set(names["head"]) == {"PIE-Net", "set prediction"}
@@ -127,28 +56,76 @@ def test_a_column_group_decides(rows):
     assert list(by_group(some, find_reference(some))) == ["mine"]
 
 
-def test_intervals_are_those_of_the_evaluation():
-    a, b = [1.0, 2.5, 2.0], [0.0, 0.0, 0.0]
-    assert mean_interval(np.array([*a, math.nan])) == pytest.approx(seeds_interval(a, b))
-    assert mean_interval(np.array([3.0])) == (3.0, 3.0, 3.0)
-
-
 def test_bars_are_paired_differences(rows):
     lines = lines_of(configurations(rows, "rsum"), "rsum")
     mil = next(item for item in lines["similarity"] if item.name == "MIL")
-    gaps = [-20 + 3 * noise for noise in NOISE]
-    assert mil.differences == pytest.approx(gaps)
-    assert tuple(mil.interval) == pytest.approx(tuple(seeds_interval(gaps, [0, 0, 0])))
-    assert mil.hue == BELOW
+    assert mil.differences == pytest.approx([-20 + 3 * noise for noise in NOISE])
+    figures = {name: {} for name in CONFIGS}
+    for one in rows:
+        figures[one["config"]][one["seed"]] = float(one["rsum"])
+    assert mil.comparison == compare(figures, "smooth_chamfer")["mil"]
+    assert mil.interval.estimate == pytest.approx(-20 + 3 * np.mean(NOISE)) and mil.hue == BELOW
     hues = {item.name: item.hue for item in lines["alpha"]}
     assert hues == {"α = 8": ABOVE, "α = 16": OPEN, "α = 64": OPEN}
     assert next(item for item in lines["k"] if item.reference).interval is None
 
 
+def test_a_bar_is_coloured_only_if_it_stands_the_correction():
+    """A difference that is clear by itself is not among twenty others of the same size."""
+    rng = np.random.default_rng(0)
+    names = ["smooth_chamfer", *(f"other{i}" for i in range(20))]
+    rows = [
+        {"config": name, "seed": seed, "rsum": 100 + 2.2 * (name == "other0") + rng.normal()}
+        for name in names
+        for seed in range(3)
+    ]
+    some = configurations(rows, "rsum")
+    (first,) = (one for one in lines_of(some, "rsum")["other"] if one.name == "other0")
+    assert first.interval.excludes_zero and first.hue == OPEN
+    (alone,) = (one for one in lines_of(some[:2], "rsum")["other"] if one.name == "other0")
+    assert alone.comparison.p < first.comparison.p
+
+
+def test_runs_that_were_trained_otherwise_are_a_panel_of_their_own(rows):
+    """A check with another loss is compared with the reference of that loss."""
+    usual = [one | {"loss": "info_nce", "epochs": "20"} for one in rows]
+    checks = [
+        row(config, 0) | {"config": f"{config}_{name}", **training}
+        for config in ("smooth_chamfer", "mil")
+        for name, training in (
+            ("triplet", {"loss": "triplet", "epochs": "20"}),
+            ("2x", {"loss": "info_nce", "epochs": "40"}),
+        )
+    ]
+    some = configurations(usual + checks, "rsum")
+    panels = {one.data: one for one in some}
+    assert list(panels) == ["scenes", "scenes (triplet loss)", "scenes (40 epochs)"]
+    triplet = [one for one in some if one.data == "scenes (triplet loss)"]
+    lines = lines_of(triplet, "rsum")["similarity"]
+    assert [(one.name, one.differences) for one in lines] == [
+        ("Smooth-Chamfer", []),
+        ("MIL", [-20.0]),
+    ]
+    assert {o.name for o in configurations(usual + checks, "rsum", ["scenes"])} == set(CONFIGS)
+    with pytest.raises(ValueError, match=r"expected one of scenes, scenes \(triplet loss\)"):
+        configurations(usual + checks, "rsum", ["photos"])
+    page = variance_page(usual + checks, data=["scenes"])
+    assert "triplet" not in " ".join(words(page)) and len(page.figure.axes) == 1
+    assert len(ablation_page(usual + checks).figure.axes) == 3
+
+
 def test_the_ablation_shows_every_configuration(rows):
     page = ablation_page([*rows, *(one | {"data": "photos"} for one in rows)])
     said = words(page)
-    for name in ("scenes", "photos", "MIL", "PIE-Net", "K = 1", "α = 64", "difference in RSUM"):
+    for name in (
+        "scenes",
+        "photos",
+        "MIL",
+        "PIE-Net",
+        "K = 1, pooled",
+        "α = 64",
+        "difference in RSUM",
+    ):
         assert name in said, name
     axes = page.figure.axes[0]
     widths = sorted(bar.get_width() for bar in axes.patches)
@@ -183,16 +160,6 @@ def test_variance_draws_every_run_and_mean(rows):
     said = words(page)
     assert {"MIL", "PIE-Net", "K = 2", "α = 8", "reference"} <= set(said)
     assert "not shown: k1" in " ".join(said) and "log Var of the pictures' sets" in said
-    assert_legible(page)
-
-
-def test_labels_of_a_crowd_keep_apart():
-    page = Page("A crowd", "of points", 3.0)
-    axes = page.axes(0.5, 0, 8, 2.5)
-    axes.set(xlim=(0, 1), ylim=(0, 1))
-    points = [(0.5 + 0.01 * i, 0.5 + 0.01 * (i % 3)) for i in range(12)]
-    placed = place_labels(page, axes, points, [f"label {i}" for i in range(12)], [])
-    assert all(overlap(a, b) == 0 for i, a in enumerate(placed) for b in placed[:i])
     assert_legible(page)
 
 
@@ -235,8 +202,9 @@ def test_sets_of_different_sizes_do_not_mix():
 
 def test_csv_and_run_folders(tmp_path, table):
     assert len(read_runs([table])) == 3 * len(CONFIGS)
-    settings = {"loss": {"similarity": "mil"}, "model": {"k": 2}, "train": {"seed": 5}}
+    settings = {"loss": {"similarity": "mil"}, "model": {"k": 2}}
     for seed in (0, 1):
+        settings["train"] = {"seed": seed}
         folder = tmp_path / "runs" / f"mine-{seed}"
         folder.mkdir(parents=True)
         (folder / "settings.json").write_text(json.dumps(settings))
@@ -283,54 +251,3 @@ def test_tables_that_cannot_serve(tmp_path, rows, table):
         ablation_page([rows[0] | {"rsum": "many"}])
     with pytest.raises(ValueError, match="images or texts"):
         variance_page(rows, side="both")
-
-
-def test_files_are_valid_and_repeat(tmp_path):
-    page = supervision_page(
-        [Shares("x", np.ones((1, 2)) / 2, np.ones((1, 2)) / 2)], "A $cheap test$."
-    )
-    png, svg = save(page, tmp_path / "deep" / "figure")
-    with Image.open(png) as image:
-        assert image.size == pytest.approx((page.width * DPI, page.height * DPI), abs=1)
-        assert image.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
-    assert ET.parse(svg).getroot().tag.endswith("svg")
-    before = svg.read_bytes()
-    assert save(page, tmp_path / "deep" / "figure.svg") == [svg] and svg.read_bytes() == before
-    assert save(page, tmp_path / "K=0.5", ["png"]) == [tmp_path / "K=0.5.png"]
-    for out, formats in (("a.pdf", []), ("a", ["jpg"])):
-        with pytest.raises(ValueError, match="png or svg"):
-            save(page, tmp_path / out, formats)
-
-
-def test_colours_can_be_told_apart():
-    for count in (1, 4, len(PALETTE), 12):
-        assert len(set(colours(count))) == count
-    for i, a in enumerate(PALETTE):  # luminance or hue differs clearly, for every kind of sight
-        for b in PALETTE[:i]:
-            rgb = [np.array([int(c[j : j + 2], 16) for j in (1, 3, 5)]) for c in (a, b)]
-            red_green_blind = [np.array([0.625 * c[0] + 0.375 * c[1], c[2]]) for c in rgb]
-            assert np.abs(red_green_blind[0] - red_green_blind[1]).max() > 20, (a, b)
-
-
-def test_text_is_wrapped_by_measure():
-    text = "a large striped star above an extraordinarilylongwordwithoutanybreak"
-    for width in (0.8, 1.5, 3.0):
-        lines = wrapped(text, width, 9)
-        assert all(text_width(line, 9) <= width for line in lines)
-    assert wrapped(text, 1.0, 9, most=2)[-1].endswith("…")
-    assert wrapped("short", 3, 9, most=2) == ["short"]
-    page = Page("A title that is far too long for one line, " * 4, "A note. " * 60, 0.5)
-    assert_legible(page)
-    assert all(box[2] <= page.width - MARGIN + 0.02 for _, box in boxes(page))
-
-
-def test_without_matplotlib_it_says_what_to_install(monkeypatch):
-    import sys
-
-    from divse.plots.page import drawing
-
-    drawing.cache_clear()
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(ImportError, match=r"divse\[plots\]"):
-        Page("a", "b", 1)
-    drawing.cache_clear()

@@ -52,6 +52,10 @@ Figure = Annotated[
 Reference = Annotated[
     str, typer.Option("--reference", metavar="CONFIG", help="What the others are compared with.")
 ]
+Panels = Annotated[
+    list[str] | None,
+    typer.Option("--data", metavar="NAME", help="Only this data set; may be repeated."),
+]
 
 
 @app.callback()
@@ -182,6 +186,7 @@ def variance(
     side: Annotated[str, typer.Option("--side", help="Whose sets: images or texts.")] = "images",
     figure: Figure = "rsum",
     reference: Reference = "",
+    data: Panels = None,
     out: Out = Path("variance"),
     formats: Formats = None,
 ) -> None:
@@ -196,7 +201,8 @@ def variance(
     from divse.plots.table import read_runs
     from divse.plots.variance import variance_page
 
-    write(variance_page(read_runs(paths), side, figure, reference), out, formats)
+    page = variance_page(read_runs(paths), side, figure, reference, data or ())
+    write(page, out, formats)
 
 
 @app.command()
@@ -241,6 +247,7 @@ def ablation(
     paths: Runs,
     figure: Figure = "rsum",
     reference: Reference = "",
+    data: Panels = None,
     out: Out = Path("ablation"),
     formats: Formats = None,
 ) -> None:
@@ -255,7 +262,7 @@ def ablation(
     from divse.plots.ablation import ablation_page
     from divse.plots.table import read_runs
 
-    write(ablation_page(read_runs(paths), figure, reference), out, formats)
+    write(ablation_page(read_runs(paths), figure, reference, data or ()), out, formats)
 
 
 def write(page: Page, out: Path, formats: list[str] | None) -> None:

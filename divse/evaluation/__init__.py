@@ -1,6 +1,6 @@
 """Evaluation: retrieval metrics, spread of sets, and intervals for differences of models."""
 
-from divse.evaluation.bootstrap import paired_bootstrap, seeds_interval
+from divse.evaluation.bootstrap import paired_bootstrap
 from divse.evaluation.resampling import Interval
 from divse.evaluation.retrieval import (
     Ranks,
@@ -11,6 +11,7 @@ from divse.evaluation.retrieval import (
     recalls,
     set_ranks,
 )
+from divse.evaluation.seeds import mean_interval, seeds_interval
 from divse.evaluation.variance import circular_variance, log_variance
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "evaluate_sets",
     "log_variance",
     "map_at_r",
+    "mean_interval",
     "paired_bootstrap",
     "ranks",
     "recalls",

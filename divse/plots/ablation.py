@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from divse.evaluation import Interval
+from divse.evaluation.seeds import Comparison, compare
 from divse.plots.page import BODY, GREY, INK, SMALL, Page, line, plain, text_width
 from divse.plots.table import (
     GROUPS,
@@ -17,7 +18,6 @@ from divse.plots.table import (
     figure_name,
     find_reference,
     label_in,
-    mean_interval,
 )
 
 BAR, HEADING, PANEL_END = 0.27, 0.34, 0.6
@@ -27,45 +27,47 @@ NUMBERS = 2.55  # inches of the columns of numbers
 
 @dataclass(frozen=True)
 class Line:
-    """A configuration: its mean, and its differences to the reference by seed, if it has any."""
+    """A configuration: its mean, its differences to the reference by seed, and what they say."""
 
     name: str
     mean: float
     differences: list[float]
+    comparison: Comparison | None = None  # of two or more seeds
     reference: bool = False
 
     @property
     def interval(self) -> Interval | None:
-        """Of the mean difference; None if no seed is shared."""
-        import numpy as np
-
-        return mean_interval(np.array(self.differences)) if self.differences else None
+        """Of the mean difference, a single seed alone; None if no seed is shared."""
+        if self.comparison is not None:
+            return self.comparison.interval
+        return Interval(*self.differences * 3) if self.differences else None
 
     @property
     def hue(self) -> str:
-        """Colour of what the interval says; grey where it holds zero or there is none."""
-        interval = self.interval
-        if interval is None or len(self.differences) < 2 or not interval.excludes_zero:
+        """Colour of a difference that is resolved; grey of others."""
+        if self.comparison is None or not self.comparison.resolved:
             return OPEN
-        return ABOVE if interval.estimate > 0 else BELOW
+        return ABOVE if self.comparison.interval.estimate > 0 else BELOW
 
 
-def ablation_page(rows: Sequence[Row], column: str = "rsum", reference: str = "") -> Page:
+def ablation_page(
+    rows: Sequence[Row], column: str = "rsum", reference: str = "", data: Sequence[str] = ()
+) -> Page:
     """One panel a data set, one block of bars for each setting that is varied."""
-    some = configurations(rows, column)
+    some = configurations(rows, column, data)
     panels = {}
-    for data in dict.fromkeys(one.data for one in some):
-        panels[data] = lines_of([one for one in some if one.data == data], column, reference)
+    for name in dict.fromkeys(one.data for one in some):
+        panels[name] = lines_of([one for one in some if one.data == name], column, reference)
     page = Page(
         f"Ablation: {figure_name(column)} against the reference",
         "Bars: mean difference to the reference with the same seed; dots: seeds; lines: 95 % "
         "intervals over the seeds. Blue lies above the reference, orange below; grey is not "
-        "resolved.",
+        "resolved (p ≥ 0.05 after Holm, of all bars together).",
         sum(_height(groups) for groups in panels.values()),
     )
     top = 0.0
-    for data, groups in panels.items():
-        _panel(page, data, groups, column, top)
+    for name, groups in panels.items():
+        _panel(page, name, groups, column, top)
         top += _height(groups)
     return page
 
@@ -75,16 +77,18 @@ def lines_of(
 ) -> dict[str, list[Line]]:
     """Lines of each group, words sorted by their mean, numbers by themselves."""
     base = find_reference(some, reference)
-    theirs = base.seeds(column)
+    figures = {one.name: one.seeds(column) for one in some}
+    theirs, comparisons = figures[base.name], compare(figures, base.name)
     found = {}
     for group, members in by_group(some, base).items():
         lines = []
         for one in members:
-            mine = one.seeds(column)
+            mine = figures[one.name]
             shared = [seed for seed in mine if seed in theirs and one is not base]
             gaps = [mine[seed] - theirs[seed] for seed in shared]
             mean = sum(mine.values()) / len(mine)
-            lines.append(Line(label_in(one, group), mean, gaps, one is base))
+            comparison = comparisons.get(one.name)
+            lines.append(Line(label_in(one, group), mean, gaps, comparison, one is base))
         if group not in ("k", "alpha"):
             lines.sort(key=lambda item: -item.mean)
         found[group] = lines
@@ -153,6 +157,6 @@ def _line(page: Page, axes: Any, item: Line, place: tuple[float, float], right: 
         zorder=6,
     )
     said = str(interval)
-    if len(item.differences) < 2:
+    if item.comparison is None:
         said = f"{interval.estimate:+.1f} (one seed)"
     page.text(right + 0.85, words, said.replace("-", "−"), size=SMALL)

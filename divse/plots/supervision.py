@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from divse.evaluation import mean_interval
 from divse.plots.page import BODY, GREY, INK, SMALL, Page, line, plain, ramp, text_width
 from divse.plots.table import (
     Row,
@@ -17,7 +18,6 @@ from divse.plots.table import (
     configurations,
     find_reference,
     label_in,
-    mean_interval,
 )
 
 SIDES = ("images", "texts")

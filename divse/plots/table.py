@@ -9,8 +9,8 @@ from __future__ import annotations
 import csv
 import json
 import math
-import re
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from divse.evaluation import Interval, seeds_interval
+from divse.evaluation.seeds import model_name
 from divse.plots.trained import data_name, read_settings
 
 Row = dict[str, Any]
@@ -34,6 +34,7 @@ NAMES = {
     "pie_net": "PIE-Net",
     "transformer": "Transformer",
     "pooling": "attention pooling",
+    "info_nce": "InfoNCE",
 }
 GROUPS = {
     "similarity": "Similarity",
@@ -107,7 +108,7 @@ def _row(folder: Path) -> Row:
     """A finished run as bench/ablation.py writes it."""
     config = read_settings(folder)
     figures = json.loads((folder / TEST).read_text())
-    name = re.sub(r"-\d+$", "", folder.resolve().name)
+    name = model_name(folder.resolve().name, config.train.seed)
     settings: Row = {"data": data_name(config), "config": name, "seed": config.train.seed}
     settings |= {"similarity": config.loss.similarity, "head": config.model.head}
     alpha = config.loss.alpha if config.loss.similarity == "smooth_chamfer" else None
@@ -125,18 +126,46 @@ def number(row: Row, column: str) -> float:
         raise ValueError(f"column {column}: got {value!r}, expected a number") from None
 
 
-def configurations(rows: Iterable[Row], column: str) -> list[Configuration]:
-    """Rows that have a figure, by data and configuration, in the order of the table."""
+def configurations(
+    rows: Sequence[Row], column: str, data: Sequence[str] = ()
+) -> list[Configuration]:
+    """Rows that have a figure, by data and configuration, in the order of the table.
+
+    Rows with another loss or number of epochs than most of their data are data of their own, called
+    "scenes (triplet loss)": what is compared was trained alike. `data` names those to take.
+    """
+    panels = _panels(rows)
     found: dict[tuple[str, str], list[Row]] = {}
-    known: dict[str, None] = {}
-    for row in rows:
-        known |= dict.fromkeys(row)
+    for row, panel in zip(rows, panels, strict=True):
         if math.isfinite(number(row, column)):
-            key = str(row.get("data") or ""), str(row.get("config") or row.get("model"))
+            key = panel, str(row.get("config") or row.get("model"))
             found.setdefault(key, []).append(row)
     if not found:
+        known = dict.fromkeys(name for row in rows for name in row)
         raise ValueError(f"no run has a number {column}; the columns are {', '.join(known)}")
-    return [Configuration(name, data, some) for (data, name), some in found.items()]
+    some = [Configuration(name, panel, mine) for (panel, name), mine in found.items()]
+    names = list(dict.fromkeys(one.data for one in some))
+    for name in data:
+        if name not in names:
+            raise ValueError(f"data: got {name!r}, expected one of {', '.join(names)}")
+    return [one for one in some if not data or one.data in data]
+
+
+def _panels(rows: Sequence[Row]) -> list[str]:
+    """The data of each row, and what differs in its training from most runs on it."""
+    trained = [
+        tuple(str(row.get(name) or "") for name in ("data", "loss", "epochs")) for row in rows
+    ]
+    usual: dict[str, tuple[str, ...]] = {}
+    for training, _ in Counter(trained).most_common():
+        usual.setdefault(training[0], training)
+    found = []
+    for data, loss, epochs in trained:
+        _, usual_loss, usual_epochs = usual[data]
+        parts = [f"{NAMES.get(loss, loss)} loss"] if loss != usual_loss else []
+        parts += [f"{epochs} epochs"] if epochs != usual_epochs else []
+        found.append(f"{data} ({', '.join(parts)})".lstrip() if parts else data)
+    return found
 
 
 def find_reference(some: Sequence[Configuration], name: str = "") -> Configuration:
@@ -168,7 +197,8 @@ def label_in(one: Configuration, group: str) -> str:
     if value is None:
         return NAMES.get(one.name, one.name.replace("_", " "))
     if group == "k":
-        return f"K = {value:g}" if isinstance(value, float) else f"K = {value}"
+        pooled = ", pooled" if one.setting("head") == "pooling" else ""
+        return (f"K = {value:g}" if isinstance(value, float) else f"K = {value}") + pooled
     if group == "alpha":
         return f"α = {value:g}" if isinstance(value, float) else f"α = {value}"
     return NAMES.get(str(value), str(value).replace("_", " "))
@@ -193,14 +223,6 @@ def in_order(members: list[Configuration], group: str) -> list[Configuration]:
     if not all(isinstance(value, float) for value in settings):
         return members
     return [members[place] for place in np.argsort(settings, kind="stable")]
-
-
-def mean_interval(values: NDArray[np.float64]) -> Interval:
-    """Mean with its 95 % t-interval over runs; of a single run the value alone."""
-    values = values[np.isfinite(values)]
-    if len(values) < 2:
-        return Interval(*[float(values.mean())] * 3)
-    return seeds_interval(values.tolist(), [0.0] * len(values))
 
 
 def figure_name(column: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from divse.evaluation import Interval
+from divse.evaluation import Interval, mean_interval
 from divse.plots.labels import Box, around, inches, place_labels
 from divse.plots.page import BODY, GREY, INK, SMALL, Page, colours, plain, text_width
 from divse.plots.table import (
@@ -21,7 +21,6 @@ from divse.plots.table import (
     figure_name,
     find_reference,
     label_in,
-    mean_interval,
     number,
 )
 
@@ -51,24 +50,28 @@ class Point:
 
 
 def variance_page(
-    rows: Sequence[Row], side: str = "images", column: str = "rsum", reference: str = ""
+    rows: Sequence[Row],
+    side: str = "images",
+    column: str = "rsum",
+    reference: str = "",
+    data: Sequence[str] = (),
 ) -> Page:
     """One panel a data set; runs without a log Var (sets of one element) are left out."""
     if side not in SIDES:
         raise ValueError(f"side: got {side!r}, expected {' or '.join(SIDES)}")
     across = f"log_var_{side}"
     judged = [row for row in rows if math.isfinite(number(row, column))]
-    some = configurations(judged, across)
-    data = list(dict.fromkeys(one.data for one in some))
-    bases = [find_reference([o for o in some if o.data == name], reference) for name in data]
+    every, some = (configurations(judged, name, data) for name in (column, across))
+    names = list(dict.fromkeys(one.data for one in some))
+    bases = [find_reference([o for o in some if o.data == name], reference) for name in names]
     page = Page(
         f"Spread of the sets and {figure_name(column)}",
         "Small dots: runs. Large dot: mean of a configuration, with 95 % intervals over its runs. "
         "log Var: natural logarithm of the mean circular variance of a set; the farther right, "
-        f"the more its elements differ.{_reference_note(some, bases)}{_left_out(judged, some)}",
-        len(data) * PANEL,
+        f"the more its elements differ.{_reference_note(some, bases)}{_left_out(every, some)}",
+        len(names) * PANEL,
     )
-    for place, (name, base) in enumerate(zip(data, bases, strict=True)):
+    for place, (name, base) in enumerate(zip(names, bases, strict=True)):
         panel = [one for one in some if one.data == name]
         points, hues = points_of(panel, (across, column), base)
         _key(page, name, hues, place * PANEL)
@@ -86,9 +89,8 @@ def _reference_note(some: Sequence[Configuration], bases: Sequence[Configuration
     return f" Reference: {only}." if only else ""
 
 
-def _left_out(rows: Sequence[Row], some: Sequence[Configuration]) -> str:
-    names = {str(row.get("config") or row.get("model")) for row in rows}
-    missing = sorted(names - {one.name for one in some})
+def _left_out(every: Sequence[Configuration], some: Sequence[Configuration]) -> str:
+    missing = sorted({one.name for one in every} - {one.name for one in some})
     return f" Without any spread, so not shown: {', '.join(missing)}." if missing else ""
 
 
