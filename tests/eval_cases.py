@@ -2,12 +2,17 @@
 
 import csv
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
+from divse.cli.eval_app import main
 from divse.evaluation.corpus import Corpus
+from divse.evaluation.protocols import PROTOCOLS, Sources, answer
+from divse.evaluation.scores import MatrixScores
 from divse.sets import EmbeddingSets
 
 PICTURES = 10
@@ -123,3 +128,44 @@ def map_at_r(scores: np.ndarray, gallery: list[int], fits: set[int]) -> float:
 
 def mean(values) -> float:
     return 100 * float(np.mean(list(values)))
+
+
+DATA = corpus()
+KEPT = first_five(DATA)
+OWNER = DATA.image_of_caption
+IMAGES = list(range(DATA.images))
+WAYS = ("image_to_caption", "caption_to_image")
+needs_package = pytest.mark.skipif(
+    find_spec("eccv_caption") is None, reason="eccv-caption is not installed"
+)
+
+
+def matrix(levels=6, seed=0):
+    """Scores with many ties."""
+    return np.random.default_rng(seed).integers(0, levels, (DATA.images, DATA.captions)) / levels
+
+
+def measured(name, scores, sources=None, data=DATA):
+    """Figures of a protocol, and the protocol."""
+    protocol = PROTOCOLS[name](data, sources or Sources()).without({"i2i", "t2t"})
+    (found,) = answer([protocol], {"i2t": MatrixScores(scores)}, block=7)
+    return {name: figure.value for name, figure in found.figures.items()}, protocol
+
+
+@pytest.fixture
+def call(capsys, monkeypatch):
+    """Run divse-eval in this process -> (exit code, stdout, stderr)."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*words):
+        with pytest.raises(SystemExit) as stopped:
+            main([str(word) for word in words])
+        captured = capsys.readouterr()
+        return stopped.value.code, captured.out, captured.err
+
+    return run
+
+
+def figures(out, model=0, protocol="own"):
+    found = json.loads(out)["models"][model]["protocols"][protocol]["figures"]
+    return {name: figure["value"] for name, figure in found.items()}

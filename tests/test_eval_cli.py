@@ -1,43 +1,22 @@
-"""divse-eval: runs, files of embeddings and matrices; what it prints and writes; exit codes."""
+"""divse-eval: files of embeddings and matrices; what it prints and writes; exit codes."""
 
 import json
-import shutil
-from importlib.util import find_spec
 from io import StringIO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import tiny
-from eval_cases import corpus, mean, recall, sets, write_cxc, write_instances, write_pairs
+from eval_cases import corpus, figures, mean, recall, sets, write_cxc, write_instances, write_pairs
 from safetensors.numpy import save_file
 
-import train
-from divse.cli.eval_app import main
-from divse.cli.eval_data import DataOptions, same_data, with_ids
 from divse.cli.eval_output import Page, Resampling, Results, show
-from divse.data import ImageTextData
 from divse.evaluation import evaluate, log_variance
-from divse.evaluation.corpus import Corpus
 from divse.similarity import score
 
 DATA = corpus()
 OWNER = DATA.image_of_caption
-
-
-@pytest.fixture
-def call(capsys, monkeypatch):
-    """Run divse-eval in this process -> (exit code, stdout, stderr)."""
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*words):
-        with pytest.raises(SystemExit) as stopped:
-            main([str(word) for word in words])
-        captured = capsys.readouterr()
-        return stopped.value.code, captured.out, captured.err
-
-    return run
+RATED = ("--scores", "{f}/scores.npy", "--owners", "{f}/owners.npy", "--relevance")
 
 
 @pytest.fixture(scope="module")
@@ -66,11 +45,6 @@ def ids(files):
         *("--owners", files / "owners.npy", "--image-ids", files / "image_ids.npy"),
         *("--caption-ids", files / "caption_ids.json"),
     )
-
-
-def figures(out, model=0, protocol="own"):
-    found = json.loads(out)["models"][model]["protocols"][protocol]["figures"]
-    return {name: figure["value"] for name, figure in found.items()}
 
 
 @pytest.mark.parametrize("suffix", ["npy", "npz", "safetensors", "parquet"])
@@ -178,81 +152,6 @@ def test_people_read_tables_in_the_papers_layout(call, files):
     assert set(json.loads(out)["models"][0]["protocols"]["f30k"]["figures"]["rsum"]) == {"value"}
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """Two tiny runs of train.py that differ in their seed."""
-    folder = tmp_path_factory.mktemp("runs")
-    for seed in (0, 1):
-        changes = {"train__seed": seed, "train__epochs": 0, "train__gallery": False}
-        train.main(tiny.arguments(train__out=folder / f"run{seed}", **changes))
-    return folder
-
-
-def test_a_run_scores_as_train_py_said(call, runs):
-    code, out, err = call(runs / "run0", runs / "run1", "--ensemble", "--json")
-    assert (code, err) == (0, "")
-    for number in (0, 1):
-        said = json.loads((runs / f"run{number}" / "test.json").read_text())
-        got = figures(out, number)
-        log_var = json.loads(out)["models"][number]["log_var"]
-        for name, value in said.items():
-            now = log_var[name.removeprefix("log_var_")] if "log_var" in name else got[name]
-            assert now == pytest.approx(value, abs=1e-3), name
-    assert json.loads(out)["models"][2]["name"] == "ensemble of 2"
-    data = json.loads(out)["data"]
-    assert (data["pictures"], data["split"]) == (16, "test")
-    code, out, _ = call(runs / "run0", "--split", "val", "--json")
-    assert json.loads(out)["data"]["split"] == "val" and code == 0
-
-
-def test_a_model_folder_that_is_no_run_needs_data(call, runs, tmp_path):
-    _, out, _ = call(runs / "run0", "--json")
-    run = figures(out)
-    folder = tmp_path / "model"
-    shutil.copytree(runs / "run0", folder)
-    (folder / "settings.json").unlink()
-    code, _, err = call(folder)
-    assert code == 1 and "give --data PATH" in err
-    words = ("--layout", "scenes", "--option", "pictures=16", "--json")
-    code, out, _ = call(folder, *words)
-    assert code == 0 and figures(out) == pytest.approx(run)
-    code, _, err = call(folder, "--layout", "scene")
-    assert code == 1 and "did you mean scenes" in err
-    code, _, err = call(folder, "--layout", "scenes", "--option", "pictures")
-    assert code == 2 and "NAME=VALUE" in err
-
-
-def test_runs_of_different_data_are_refused(call, runs, files):
-    code, _, err = call(runs / "run0", "--scores", files / "scores.npy")
-    assert code == 1 and "has 10 pictures and 52 captions" in err
-
-
-def test_runs_on_worlds_of_one_size_are_refused(call, runs, tmp_path):
-    """Owners alone do not tell them apart: every picture of scenes has five captions."""
-    other = tmp_path / "other"
-    shutil.copytree(runs / "run1", other)
-    settings = json.loads((other / "settings.json").read_text())
-    settings["data"]["options"]["seed"] = 1
-    (other / "settings.json").write_text(json.dumps(settings))
-    code, _, err = call(runs / "run0", other)
-    assert code == 1 and "+seed=1/test is not the data of the models before" in err
-    code, out, _ = call(runs / "run0", other, "--layout", "scenes", "--option", "pictures=16")
-    assert code == 0 and "other" in out
-
-
-@pytest.mark.parametrize(
-    ("second", "same"),
-    [("A dog.|Two cats|a bird", True), ("a dog|a fish|a cow", False), ("a dog|2 cats|a b", False)],
-)
-def test_layouts_of_one_data_set_may_spell_captions_otherwise(second, same):
-    def split(captions):
-        owner = np.arange(len(captions))
-        return ImageTextData("x", "test", [str(i) for i in owner], captions, owner, np.zeros)
-
-    first = split(["a dog", "two cats", "a bird !"])
-    assert same_data(first, split(second.split("|"))) is same
-
-
 def test_narrow_terminals_never_cut_a_number(files, monkeypatch):
     class Terminal(StringIO):
         def isatty(self):
@@ -291,6 +190,11 @@ def test_models_of_one_name_are_told_apart():
         (("--scores", "{f}/scores.npy", "--confidence", "1"), 2, "between 0 and 1"),
         (("--scores", "{f}/scores.npy"), 1, "not five each"),
         (("--scores", "{f}/absent.npy"), 1, "no such file"),
+        ((*RATED, "{f}/absent.npy"), 1, "absent.npy: there is no such file"),
+        ((*RATED, "{f}/cxc/sits_test.csv"), 1, "sits_test.csv is no .npy file"),
+        ((*RATED, "{f}/images.npz"), 1, "archive"),
+        ((*RATED, "{f}/scores.npy"), 1, "relevance must be bool (10, 52)"),
+        (("--scores", "{f}/scores.npy", "--split", "tset"), 2, "got 'tset', expected one of train"),
         (("--scores", "{f}/cxc/sits_test.csv"), 1, "no .npy file"),
         (("--scores", "{f}/images.npz"), 1, "archive"),
         (("{f}/nowhere",), 1, "no such run"),
@@ -321,71 +225,3 @@ def test_ctrl_c_ends_with_130(call, files, monkeypatch):
     monkeypatch.setattr("divse.cli.eval_run.measure_and_show", stop)
     code, _, err = call("--scores", files / "scores.npy")
     assert code == 130 and "interrupted" in err and "Traceback" not in err
-
-
-def karpathy(folder, extra):
-    """A split file of three test pictures; the second has `extra` captions more than five."""
-    images = []
-    for number, count in ((40, 5), (7, 5 + extra), (23, 5)):
-        sentences = [{"raw": f"caption {n}", "sentid": 100 * number + n} for n in range(count)]
-        images.append(
-            {
-                "cocoid": number,
-                "filename": f"COCO_val2014_{number:012d}.jpg",
-                "filepath": "val2014",
-                "split": "test",
-                "sentids": [s["sentid"] for s in sentences],
-                "sentences": sentences,
-            }
-        )
-    file = folder / "dataset_coco.json"
-    file.write_text(json.dumps({"images": images}))
-    return file
-
-
-def test_ids_come_from_the_split_file_beside_the_data(tmp_path):
-    karpathy(tmp_path, extra=1)
-    corpus = Corpus("three", 3, np.repeat([0, 1, 2], [5, 6, 5]))
-    found = with_ids(corpus, DataOptions(path=tmp_path), None)
-    assert found.image_ids.tolist() == [40, 7, 23]
-    assert found.caption_ids.tolist()[5:11] == [700, 701, 702, 703, 704, 705]
-    (tmp_path / "ids.txt").write_text("5\n6\n9")
-    given = DataOptions(path=tmp_path, image_ids=tmp_path / "ids.txt")
-    assert with_ids(corpus, given, None).image_ids.tolist() == [5, 6, 9]
-
-
-@pytest.mark.skipif(find_spec("eccv_caption") is None, reason="eccv-caption is not installed")
-def test_cocos_test_split_is_known_by_its_order():
-    corpus = Corpus("coco", 5000, np.arange(25_000) // 5)
-    found = with_ids(corpus, DataOptions(), None)
-    assert found.image_ids[0] == 391_895 and found.caption_ids[0] == 770_337
-    names = [str(number) for number in found.image_ids]
-    data = ImageTextData.gather("coco", "test", names, [["a"] * 5] * 5000)
-    assert with_ids(corpus, DataOptions(), data).caption_ids[-1] == found.caption_ids[-1]
-    data = ImageTextData.gather("coco", "test", names[::-1], [["a"] * 5] * 5000)
-    with pytest.raises(ValueError, match="usual order"):
-        with_ids(corpus, DataOptions(), data)
-
-
-@pytest.mark.parametrize("captions", [15, 17])
-def test_a_karpathy_file_gives_owners_and_ids(call, tmp_path, captions):
-    """All captions were embedded, or the first five of each picture."""
-    file = karpathy(tmp_path, extra=2)
-    sizes = [5, captions - 10, 5]
-    owner = np.repeat([0, 1, 2], sizes)
-    scores = (np.arange(3)[:, None] == owner) + 0.01 * np.arange(captions)
-    np.save(tmp_path / "scores.npy", scores)
-    truth = tmp_path / "truth"
-    truth.mkdir()
-    (truth / "eccv_image_to_caption.json").write_text(json.dumps({"7": [700, 701, 2304]}))
-    (truth / "eccv_caption_to_image.json").write_text(json.dumps({"4003": [40], "2300": [7]}))
-    words = ("--scores", tmp_path / "scores.npy", "--karpathy", file, "-p", "eccv")
-    code, out, _ = call(*words, "--eccv", truth, "--json")
-    assert code == 0
-    got = figures(out, protocol="eccv")
-    # the first three of picture 7 are its own captions, later ones first: 4, 3, 2
-    assert got["i2t_r_precision"] == 0.0
-    assert got["t2i_r1"] == 50.0
-    np.save(tmp_path / "scores.npy", scores[:, :-1])
-    code, _, err = call(*words, "--eccv", truth)
-    assert code == 1 and "captions in test" in err

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -102,7 +102,20 @@ def with_relevance(corpus: Corpus, given: DataOptions) -> Corpus:
     """The corpus with the fitting pairs of a file, if one is given."""
     if given.relevance is None:
         return corpus
-    return replace(corpus, relevance=np.load(given.relevance, allow_pickle=False))
+    return replace(corpus, relevance=read_matrix(given.relevance))
+
+
+def read_matrix(file: Path, mmap: Literal["r"] | None = None) -> Array:
+    """The array of a .npy file of plain numbers."""
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: there is no such file")
+    try:
+        matrix = np.load(file, mmap_mode=mmap, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{file} is no .npy file of plain numbers: {error}") from None
+    if not isinstance(matrix, np.ndarray):
+        raise ValueError(f"{file} is an archive; give one .npy file of (pictures, captions)")
+    return matrix
 
 
 def with_ids(corpus: Corpus, given: DataOptions, data: ImageTextData | None) -> Corpus:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from divse.cli.embedding_files import read_embeddings
+from divse.cli.eval_data import read_matrix
 from divse.cli.progress import bar
 from divse.evaluation import log_variance
 from divse.evaluation.protocols import Protocol
@@ -60,14 +61,7 @@ def ensemble(models: Sequence[Model]) -> Model:
 
 def of_matrix(file: Path) -> Model:
     """A matrix of scores (I, T) in a .npy file, memory-mapped."""
-    if not file.is_file():
-        raise FileNotFoundError(f"{file}: there is no such file")
-    try:
-        matrix = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{file} is no .npy file of plain numbers: {error}") from None
-    if not isinstance(matrix, np.ndarray):
-        raise ValueError(f"{file} is an archive; give one .npy file of scores (images, captions)")
+    matrix = read_matrix(file, "r")
     return Model(file.stem, {"i2t": MatrixScores(matrix)})
 
 

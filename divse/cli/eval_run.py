@@ -26,7 +26,7 @@ from divse.cli.eval_models import Model, ensemble, of_files, of_matrix, of_run, 
 from divse.cli.eval_options import NAMES
 from divse.cli.eval_output import Resampling, Results, markdown, pages, show
 from divse.cli.progress import SearchBars
-from divse.data import ImageTextData
+from divse.data import SPLITS, ImageTextData
 from divse.evaluation.corpus import Corpus
 from divse.evaluation.protocols import PROTOCOLS, Protocol, Sources, answer
 
@@ -79,6 +79,10 @@ def check(given: Given) -> None:
         (not models, "give a run, --images-embeddings and --texts-embeddings, or --scores"),
         (bool(lengths) and sides[0] != 1, "lengths belong to one pair of files of embeddings"),
         (bool(unknown), f"--protocol: got {', '.join(unknown)}; known: {', '.join(NAMES)}"),
+        (
+            given["split"] not in SPLITS,
+            f"--split: got {given['split']!r}, expected one of {', '.join(SPLITS)}",
+        ),
         (given["as_json"] and given["as_markdown"], "give --json or --markdown, not both"),
         (given["ensemble"] and models < 2, "--ensemble needs two models at least"),
         (given["compare"] and models < 2, "--compare needs two models at least"),
