@@ -13,8 +13,9 @@ columns mean, to a .md beside it: means over the seeds, the difference to the re
 (Smooth-Chamfer, set prediction, K = 4, alpha = 16), and the order that the paper reports.
 
 `--checks` looks for the reason where the order is not the paper's: set prediction with
-Smooth-Chamfer and with Chamfer, and PIE-Net, each with the paper's triplet loss and each for twice
-as many epochs. They are rows of the same CSV and a table of their own.
+Smooth-Chamfer and with Chamfer, and PIE-Net, each with the paper's triplet loss, with that loss
+after 10 epochs of InfoNCE, and for twice as many epochs. They are rows of the same CSV, and a table
+of their own.
 
 `share` is the part of a set's gradient that its most supervised element receives (1/K if all are
 supervised alike, 1 if one is alone), mean over pictures and captions of the test batches.
@@ -83,6 +84,12 @@ def shares(folder: Path, cache: Path) -> dict[str, float]:
     }
 
 
+def loss_name(loss: dict[str, Any]) -> str:
+    """The loss, and what the first epochs were trained with if it is another."""
+    warmup = loss["warmup_epochs"]
+    return loss["name"] + (f" after {warmup} epochs of info_nce" if warmup else "")
+
+
 def row_of(data: str, name: str, seed: int, folder: Path, cache: Path) -> dict[str, Any]:
     """The row of a finished run."""
     settings = json.loads((folder / "settings.json").read_text())
@@ -91,7 +98,7 @@ def row_of(data: str, name: str, seed: int, folder: Path, cache: Path) -> dict[s
     where = environment(torch.device("cpu"))
     return {
         **{"data": data, "config": name, "seed": seed, "similarity": loss["similarity"]},
-        **{"head": model["head"], "k": model["k"], "loss": loss["name"]},
+        **{"head": model["head"], "k": model["k"], "loss": loss_name(loss)},
         "alpha": loss["alpha"] if loss["similarity"] == "smooth_chamfer" else None,
         "epochs": settings["train"]["epochs"],
         **{name: figures[name] for name in figures if name in COLUMNS},

@@ -26,13 +26,14 @@ NOTES = f"""\
 - paper: RSUM on Flickr30K in the paper's table; orders can be compared, heights cannot.
 """
 CHECK_NOTES = f"""\
-- The same seeds in every row; minus {REFERENCE}: of the same training. One seed has no interval:
-  a difference of the size that seeds make (the intervals above) says nothing.
-- What these can tell: whether an order that differs from the paper's goes with the loss, or with
-  too short a training. What they cannot: on scenes a caption often fits other pictures of its batch
-  (40% of captions in a batch of 50), so the hardest negative is often none, which is not so in the
-  paper's batches of 128 photographs; and learning rate and schedule stay those of the preset. A bad
-  figure with the triplet loss may be due to either.
+- The same seeds in every row; minus {REFERENCE}: of the same training; paper: the same difference
+  there. One seed has no interval: a difference of a size that seeds make says nothing.
+- They can tell whether an order that differs from the paper's goes with the loss, or with too short
+  a training. They cannot tell how the paper's loss fares where its hardest negatives are negatives:
+  on scenes a caption often fits another picture of its batch (docs/scenes.md: 40% of the captions
+  for batches of 50), more than one expects of the paper's batches of 128 photographs. A loss that
+  stays at twice its margin has all scores equal and an RSUM of chance: it orders no models. Sizes
+  of batches, learning rates and schedules stay those of the preset.
 """
 
 

@@ -105,13 +105,17 @@ def asked(bench, *words):
 
 def test_checks_differ_from_their_configuration_in_the_training_alone(bench, load):
     c = load("ablation_configs")
-    assert len(c.CHECKS) == 6 and not set(c.CHECKS) & set(c.CONFIGS)
+    assert len(c.CHECKS) == 9 and not set(c.CHECKS) & set(c.CONFIGS)
     for config in c.CHECKED:
         usual = asked(bench, "scenes", config, 0)
         triplet = asked(bench, "scenes", f"{config}_triplet", 0)
         longer = asked(bench, "scenes", f"{config}_2x_epochs", 0)
         changes = {"loss": {"name": "triplet", "margin": 0.2}}
         assert triplet == usual.updated(changes) and triplet.loss.warmup_epochs == 0
+        warm = asked(bench, "scenes", f"{config}_warm_triplet", 0)
+        assert warm == triplet.updated({"loss": {"warmup_epochs": 10}})
+        assert bench.loss_name(warm.to_dict()["loss"]) == "triplet after 10 epochs of info_nce"
+        assert bench.loss_name(usual.to_dict()["loss"]) == "info_nce"
         assert longer == usual.updated({"train": {"epochs": 2 * usual.train.epochs}})
 
 

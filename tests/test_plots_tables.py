@@ -99,15 +99,15 @@ def test_runs_that_were_trained_otherwise_are_a_panel_of_their_own(rows):
     ]
     some = configurations(usual + checks, "rsum")
     panels = {one.data: one for one in some}
-    assert list(panels) == ["scenes", "scenes (triplet loss)", "scenes (40 epochs)"]
-    triplet = [one for one in some if one.data == "scenes (triplet loss)"]
+    assert list(panels) == ["scenes", "scenes (loss: triplet)", "scenes (40 epochs)"]
+    triplet = [one for one in some if one.data == "scenes (loss: triplet)"]
     lines = lines_of(triplet, "rsum")["similarity"]
     assert [(one.name, one.differences) for one in lines] == [
         ("Smooth-Chamfer", []),
         ("MIL", [-20.0]),
     ]
     assert {o.name for o in configurations(usual + checks, "rsum", ["scenes"])} == set(CONFIGS)
-    with pytest.raises(ValueError, match=r"expected one of scenes, scenes \(triplet loss\)"):
+    with pytest.raises(ValueError, match=r"expected one of scenes, scenes \(loss: triplet\)"):
         configurations(usual + checks, "rsum", ["photos"])
     page = variance_page(usual + checks, data=["scenes"])
     assert "triplet" not in " ".join(words(page)) and len(page.figure.axes) == 1

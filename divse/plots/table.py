@@ -132,7 +132,7 @@ def configurations(
     """Rows that have a figure, by data and configuration, in the order of the table.
 
     Rows with another loss or number of epochs than most of their data are data of their own, called
-    "scenes (triplet loss)": what is compared was trained alike. `data` names those to take.
+    "scenes (loss: triplet)": what is compared was trained alike. `data` names those to take.
     """
     panels = _panels(rows)
     found: dict[tuple[str, str], list[Row]] = {}
@@ -162,7 +162,7 @@ def _panels(rows: Sequence[Row]) -> list[str]:
     found = []
     for data, loss, epochs in trained:
         _, usual_loss, usual_epochs = usual[data]
-        parts = [f"{NAMES.get(loss, loss)} loss"] if loss != usual_loss else []
+        parts = [f"loss: {NAMES.get(loss, loss)}"] if loss != usual_loss else []
         parts += [f"{epochs} epochs"] if epochs != usual_epochs else []
         found.append(f"{data} ({', '.join(parts)})".lstrip() if parts else data)
     return found
