@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from plot_cases import CONFIGS, NOISE, assert_legible, row, words
 
+from divse.cli.plot_app import main
 from divse.evaluation.seeds import compare
 from divse.plots.ablation import ABOVE, BELOW, OPEN, ablation_page, lines_of
 from divse.plots.supervision import Shares, effective_elements, shares_of, supervision_page
@@ -112,6 +113,19 @@ def test_runs_that_were_trained_otherwise_are_a_panel_of_their_own(rows):
     page = variance_page(usual + checks, data=["scenes"])
     assert "triplet" not in " ".join(words(page)) and len(page.figure.axes) == 1
     assert len(ablation_page(usual + checks).figure.axes) == 3
+
+
+@pytest.mark.parametrize("figure", ["ablation", "variance"])
+def test_the_command_takes_some_of_the_data(figure, tmp_path, table, capsys, monkeypatch):
+    monkeypatch.setattr("divse.plots.page.DPI", 40)
+    told = []
+    for data, code in (("scenes", 0), ("photos", 1)):
+        with pytest.raises(SystemExit) as stopped:
+            main([figure, str(table), "--data", data, "--out", str(tmp_path / f"{data}.png")])
+        assert stopped.value.code == code
+        told.append(capsys.readouterr().err)
+    assert told[0] == "" and "got 'photos', expected one of scenes" in told[1]
+    assert (tmp_path / "scenes.png").exists() and not (tmp_path / "photos.png").exists()
 
 
 def test_the_ablation_shows_every_configuration(rows):
