@@ -116,6 +116,8 @@ def test_checks_differ_from_their_configuration_in_the_training_alone(bench, loa
         assert warm == triplet.updated({"loss": {"warmup_epochs": 10}})
         assert bench.loss_name(warm.to_dict()["loss"]) == "triplet after 10 epochs of info_nce"
         assert bench.loss_name(usual.to_dict()["loss"]) == "info_nce"
+        short = bench.words_of("openmoji", f"{config}_warm_triplet")
+        assert short[-4:] == ["--epochs", "10", "--loss.warmup_epochs", "5"]
         assert longer == usual.updated({"train": {"epochs": 2 * usual.train.epochs}})
 
 
