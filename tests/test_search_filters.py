@@ -5,7 +5,7 @@ import pytest
 from searcher_cases import clustered, full_sort
 
 import divse
-from divse.search import plans
+from divse.search import filters, plans
 from divse.search.filters import select
 from divse.search.gallery import Gallery
 from divse.search.searcher import Searcher
@@ -13,6 +13,7 @@ from divse.sets import EmbeddingSets
 
 pytest.importorskip("duckdb")
 
+ALL = [1, 2, 3, 4, *range(6, 20)]
 PLANS = ("auto", "exact", "certified", "prefilter")
 
 
@@ -25,6 +26,7 @@ def rows(tmp_path_factory):
         "tags": [["a"], ["b", "c"]] * 10,
         "meta": [{"x": row} for row in range(20)],
         "half": np.arange(20, dtype=np.float16) - 10,
+        "halves": [[np.float16(row), np.float16(0.5)] for row in range(20)],
         "json": [f'{{"n": {row}}}' for row in range(20)],
     }
     folder = tmp_path_factory.mktemp("rows") / "g"
@@ -43,12 +45,14 @@ def rows(tmp_path_factory):
         ("len(list_filter(tags, lambda t: t = 'a')) = 1 and meta.x > 15", [16, 18]),
         ("len([t for t in tags if t = 'a']) = 1 and gallery.year > 2015", [16, 18]),
         ("half >= 8", [18, 19]),
+        ("halves[1] >= 18", [18, 19]),
         ("(json->'$.n')::int >= 18", [18, 19]),
         ("json->>'$.n' = '7'", [7]),
         ("year > 2017 and len(list_filter([1, 2], lambda YEAR: year > 1)) = 1", [18, 19]),
         ("year between 2001 and 2002 -- a comment", [1, 2]),
+        ("current_setting('threads') <= 4 and current_setting('memory_limit') = '2.0 GiB'", ALL),
         ("false", []),
-        ("true", [1, 2, 3, 4, *range(6, 20)]),
+        ("true", ALL),
     ],
 )
 def test_conditions(rows, where, expected):
@@ -61,7 +65,7 @@ def test_conditions(rows, where, expected):
     [
         (
             "yaer > 2000",
-            "unknown column 'yaer'; known are id .*: year, Label, tags, meta, half, json",
+            "unknown column 'yaer'; known are id .*: year, Label, tags, meta, half, halves, json",
         ),
         ('label = "cat"', "unknown column 'cat'.*single quotes"),
         ("", "expected a condition"),
@@ -101,6 +105,14 @@ def test_other_errors_are_clear(rows, monkeypatch):
     assert select(rows, None, ["i1", "i19"]).positions.tolist() == [0, 17]
     with pytest.raises(ImportError, match=r"divse\[filters\]"):
         select(rows, "year > 0")
+
+
+def test_a_condition_that_takes_too_long_is_stopped(rows, monkeypatch):
+    slow = "len(range(200000 + coalesce(year, 0))) > 3"
+    assert select(rows, slow).count == 18
+    monkeypatch.setattr(filters, "SECONDS", 0.001)
+    with pytest.raises(TimeoutError, match="took longer than 0.001 s: write a simpler"):
+        select(rows, slow)
 
 
 def filtered_sort(data, mask, topk):

@@ -6,13 +6,16 @@ bitmaps, so a search never finds fewer sets than there are.
 
 DuckDB evaluates conditions. It sees a table of the columns that the condition names and nothing
 else: a condition is one expression, without subqueries, and the connection reaches no files, no
-Python variables and no extensions.
+Python variables and no extensions. Its memory and threads are bounded, and so is its time; but it
+looks at the bounds between blocks of rows only, so that one row may still take more of both.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from threading import Timer
 from typing import Any
 
 import numpy as np
@@ -22,12 +25,15 @@ from divse.search.segment import Segment
 from divse.search.snapshot import Snapshot
 
 TABLE = "gallery"
+SECONDS = 60.0  # a condition may take
 _POSITION = "position of the set"
 _SAFE = {
     "enable_external_access": "false",
     "autoload_known_extensions": "false",
     "autoinstall_known_extensions": "false",
     "python_enable_replacements": "false",
+    "memory_limit": "2GiB",
+    "threads": "4",
 }
 _REFUSED = {
     "SUBQUERY": "subqueries",
@@ -119,11 +125,28 @@ def _evaluated(snapshot: Snapshot, where: str) -> np.ndarray:
         try:
             columns = _columns_of(_condition(connection, where), snapshot.schema.names)
             connection.register(TABLE, _table(snapshot, columns))
-            rows = connection.execute(_query(where)).fetchnumpy()
+            with _limited(connection):
+                rows = connection.execute(_query(where)).fetchnumpy()
+        except duckdb.InterruptException:
+            raise TimeoutError(
+                f"where={where!r:.200} took longer than {SECONDS:g} s: write a simpler condition, "
+                "or give allowed= ids"
+            ) from None
         except duckdb.Error as error:
             raise ValueError(f"where={where!r:.200}: {_reason(error)}") from None
     mask[np.asarray(rows[_POSITION], dtype=np.int64)] = True
     return mask
+
+
+@contextmanager
+def _limited(connection: Any) -> Iterator[None]:
+    """Interrupt what takes too long."""
+    timer = Timer(SECONDS, connection.interrupt)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _table(snapshot: Snapshot, columns: list[str]) -> Any:
@@ -132,11 +155,22 @@ def _table(snapshot: Snapshot, columns: list[str]) -> Any:
 
     parts = [segment.live_rows(columns or [ID]) for segment in snapshot.segments]
     table = pa.concat_tables(parts)
-    for place, column in enumerate(table.schema):
-        if pa.types.is_float16(column.type):  # which DuckDB does not know
-            wide = table.column(place).cast(pa.float32())
-            table = table.set_column(place, column.name, wide)
+    kinds = [pa.field(column.name, _known_type(column.type)) for column in table.schema]
+    table = table.cast(pa.schema(kinds))
     return table.append_column(_POSITION, pa.array(np.arange(len(snapshot))))
+
+
+def _known_type(kind: Any) -> Any:
+    """The type with float32 in place of float16, which DuckDB does not know, in lists too."""
+    import pyarrow as pa
+
+    if pa.types.is_float16(kind):
+        return pa.float32()
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(_known_type(kind.value_type), kind.list_size)
+    if pa.types.is_list(kind):
+        return pa.list_(_known_type(kind.value_type))
+    return kind
 
 
 def import_duckdb() -> Any:
@@ -155,8 +189,8 @@ def _query(where: str) -> str:
     return f'SELECT "{_POSITION}" FROM {TABLE} WHERE (\n{where}\n)'
 
 
-def _condition(connection: Any, where: str) -> Any:
-    """The syntax tree of a condition, which must be all that differs from the plainest query."""
+def _condition(connection: Any, where: str) -> list[dict[str, Any]]:
+    """The syntax nodes of a condition, which must be all that differs from the plainest query."""
     asked, plain = (_tree(connection, text) for text in (where, "true"))
     if "error_message" in asked:
         raise ValueError(f"where={where!r:.200} is no condition: {asked['error_message']}")
@@ -164,12 +198,13 @@ def _condition(connection: Any, where: str) -> Any:
     condition, _ = (node.pop("where_clause", None) for node in nodes)
     if condition is None or nodes[0] != nodes[1]:
         raise ValueError(f"where={where!r:.200} is no condition: it must be one expression")
-    for node in _nodes(condition):
+    inside = list(_nodes(condition))
+    for node in inside:
         if node.get("class") in _REFUSED:
             raise ValueError(f"where={where!r:.200}: {_REFUSED[node['class']]} are not allowed")
         if node.get("class") == "FUNCTION" and node["function_name"].lower() in _ACTIONS:
             raise ValueError(f"where={where!r:.200}: {node['function_name']} is not allowed")
-    return condition
+    return inside
 
 
 def _tree(connection: Any, where: str) -> dict[str, Any]:
@@ -193,18 +228,18 @@ def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
             yield from _nodes(child)
 
 
-def _columns_of(condition: Any, known: list[str]) -> list[str]:
+def _columns_of(condition: list[dict[str, Any]], known: list[str]) -> list[str]:
     """The gallery's columns that a condition names, in any case, as SQL does."""
     # An arrow is a lambda or JSON's, so what stands left of it may be a parameter or a column.
     bound = {
         name.lower()
-        for node in _nodes(condition)
+        for node in condition
         if node.get("class") == "LAMBDA"
         for part in _nodes(node["lhs"])
         for name in part.get("column_names", ())
     } - {name.lower() for name in known}
     found: dict[str, str] = {}
-    for node in _nodes(condition):
+    for node in condition:
         if node.get("class") != "COLUMN_REF" or node["column_names"][0].lower() in bound:
             continue
         name = _column(node["column_names"], known)
