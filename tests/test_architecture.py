@@ -112,5 +112,26 @@ print(divse.score(x, x).shape, divse.explain(x, x).impl)
     assert done.stdout.split() == ["(1,", "1)", "reference"]
 
 
+@pytest.mark.parametrize("program", ["app", "data_app", "eval_app", "plot_app"])
+def test_help_loads_no_heavy_package(program):
+    """Nor does completion in a shell, which asks the program at every tab."""
+    code = f"""
+import sys
+from divse.cli.{program} import app, main
+commands = [info.name or info.callback.__name__ for info in app.registered_commands]
+several = [[name, "--help"] for name in commands] if len(commands) > 1 else []
+for words in (["--help"], *several):
+    try:
+        main(words)
+    except SystemExit as done:
+        assert not done.code, words
+heavy = {{"torch", "numpy", "pyarrow", "faiss", "PIL", "divse_native"}} & set(sys.modules)
+assert not heavy, heavy
+"""
+    command = [sys.executable, "-W", "error", "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_kernels_is_no_package():
     assert not (ROOT / "kernels" / "__init__.py").exists(), "a PyPI package is called kernels"

@@ -116,7 +116,7 @@ def test_index_is_built_when_large_or_asked_for(files, tmp_path, cli, monkeypatc
         return len(list((tmp_path / "g").glob("index-*")))
 
     assert (indexes(), indexes("--index")) == (0, 1)
-    monkeypatch.setattr("divse.cli.build.is_large", lambda gallery: True)
+    monkeypatch.setattr("divse.search.plans.is_large", lambda gallery: True)
     assert (indexes("--no-index"), indexes()) == (0, 1)
 
 

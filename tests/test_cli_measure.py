@@ -21,7 +21,8 @@ def test_exact_plans_find_everything(indexed, cli):
         found = json.loads(out)
         assert (code, err) == (0, "")
         assert (found["recall"], found["lowest_recall"], found["certified"]) == (1, 1, 1)
-        assert (found["queries"], found["sampled"], found["topk"]) == (9, True, 10)
+        assert (found["queries"], found["sampled"], found["topk"]) == (18, True, 10)
+        assert found["recalls"] == {"moved": 1, "mixed": 1}
         assert found["plan"] == plan and found["milliseconds"] > 0
 
 
@@ -37,6 +38,7 @@ def test_recall_of_a_shallow_prefilter_is_what_its_answers_lack(indexed, tmp_pat
     right = [len(a & b) / 5 for a, b in zip(*hits.values(), strict=True)]
     assert found["recall"] == pytest.approx(np.mean(right)) and found["recall"] < 1
     assert found["lowest_recall"] == min(right) and found["sampled"] is False
+    assert found["recalls"] == {"given": found["recall"]}
 
 
 def test_filters_and_ragged_sets(indexed, tmp_path, cli):

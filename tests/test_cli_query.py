@@ -34,7 +34,7 @@ def test_many_segments_and_many_queries(files, tmp_path, cli, monkeypatch):
     for seed in range(2, 5):
         gallery = gallery.add(vectors(10, 3, 8, seed=seed))
     np.save(tmp_path / "q.npy", np.concatenate([vectors(10, 3, 8, seed=s) for s in range(1, 5)]))
-    monkeypatch.setattr("divse.cli.query.BATCH", 7)
+    monkeypatch.setattr("divse.cli.answering.BATCH", 7)
     for plan in ((), ("--plan", "prefilter", "--depth", 5)):
         query = ("query", tmp_path / "g", "--embeddings", tmp_path / "q.npy", "--topk", 1, *plan)
         answers = json_lines(cli(*query, "--json")[1])
@@ -150,3 +150,17 @@ def test_columns_that_are_no_numbers_are_null_in_json(tmp_path, files, cli):
     assert "NaN" not in out
     prices = {hit["id"]: hit["price"] for hit in json_lines(out)[0]["hits"]}
     assert prices == {0: None, 1: 1.5, 2: None}
+
+
+def test_a_query_that_builds_an_index_says_so(files, tmp_path, cli, monkeypatch):
+    pytest.importorskip("faiss")
+    for module in ("divse.search.prefilter", "divse.cli.answering"):
+        monkeypatch.setattr(f"{module}.STORED_FROM", 90)
+    Gallery.create(tmp_path / "g", vectors(30, 3, 8))
+    query = ("query", tmp_path / "g", "--embeddings", files / "queries.npy", "--json")
+    assert cli(*query)[2] == ""
+    err = cli(*query, "--plan", "prefilter")[2]
+    assert "has no element index: it is built and stored there first" in err
+    assert f"divse-search index {tmp_path / 'g'}" in err and err.count("\n") == 1
+    assert Gallery.open(tmp_path / "g").manifest.index is not None
+    assert cli(*query, "--plan", "prefilter")[2] == ""

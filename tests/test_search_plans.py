@@ -15,6 +15,31 @@ from divse.search.prefilter import open_prefilter
 from divse.search.searcher import Searcher
 
 
+@pytest.mark.parametrize(
+    ("asked", "error"),
+    [
+        ({"topk": 0}, "topk: got 0, expected 1 to 600"),
+        ({"topk": 601}, "topk: got 601"),
+        ({"topk": 2.0}, "topk: got float"),
+        ({"alpha": float("nan")}, "alpha: got nan"),
+        ({"alpha": "16"}, "alpha: got str"),
+        ({"similarity": "cosine"}, "similarity: got 'cosine'"),
+        ({"similarity": "mil", "log_mean": True}, "log_mean serves smooth_chamfer"),
+        ({"sharpness": 3}, "smooth_chamfer takes alpha, log_mean; got sharpness"),
+        ({"similarity": "maxsim", "reduction": "max"}, "reduction: got 'max'"),
+        ({"plan": "fast"}, "plan: got 'fast'"),
+        ({"impl": "cuda"}, "expected auto, triton, native, reference"),
+        ({"where": "colour = 1"}, "unknown column 'colour'"),
+    ],
+)
+def test_explain_refuses_what_search_refuses(small_gallery, asked, error):
+    gallery, queries, _ = small_gallery
+    search = Searcher(gallery)
+    for call in (search.explain, lambda **given: search.search(queries, **given)):
+        with pytest.raises((ValueError, TypeError), match=error):
+            call(**asked)
+
+
 def test_auto_takes_what_explain_says(small_gallery, tmp_path, monkeypatch):
     gallery, queries, _ = small_gallery
     search = Searcher(gallery)
@@ -115,7 +140,7 @@ def test_an_explanation_is_ready_for_json(small_gallery):
 
 
 def test_a_plan_that_cannot_serve_is_refused_by_explain_too(tmp_path):
-    gallery = Gallery.create(tmp_path / "g", clustered(8), codes=False)
+    gallery = Gallery.create(tmp_path / "g", clustered(12), codes=False)
     search = Searcher(gallery, device="cpu")
     for refused in (search.explain, lambda plan: search.search(clustered(2), 3, plan)):
         with pytest.raises(ValueError, match=r"plan='certified' cannot serve.*no int8 codes"):

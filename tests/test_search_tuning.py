@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 from searcher_cases import clustered
 
-from divse.search import tune, tuned_file, tuning
+from divse.search import trial, tune, tuned_file, tuning
 from divse.search.durable import replace_file
 from divse.search.gallery import Gallery
 from divse.search.manifest import TUNED, GalleryError
 from divse.search.plans import Asked, Setting, choose
 from divse.search.scan import Scoring
 from divse.search.searcher import Searcher
-from divse.search.tuned_file import Measured, read_tuned
+from divse.search.trial import Trial, drawn, found_share
+from divse.search.tuned_file import read_tuned
+from divse.sets import EmbeddingSets
 
 pytest.importorskip("faiss")
 
@@ -31,7 +33,7 @@ def indexed(tmp_path_factory):
 @pytest.fixture
 def quick(monkeypatch):
     monkeypatch.setattr(tuning, "QUERIES", 12)
-    monkeypatch.setattr(tuning, "TIMED", 2)
+    monkeypatch.setattr(trial, "TIMED", 2)
     monkeypatch.setattr(tuning, "DEPTHS", (2, 60))
     monkeypatch.setattr(tuning, "SHARES", (8, 1))
 
@@ -41,14 +43,11 @@ def favour(monkeypatch):
     """Pretend that one setting is by far the fastest."""
 
     def call(plan, depth=None, probe=None):
-        def measure(self, *setting):
-            measured = whole(self, *setting)
-            fast = setting == (plan, depth, probe)
-            return Measured(*setting, measured.recall, 0.01 if fast else 1.0)
+        def milliseconds(self, *setting):
+            return 0.01 if setting == (plan, depth, probe) else 1.0
 
-        monkeypatch.setattr(tuning._Trial, "measure", measure)
+        monkeypatch.setattr(trial.Trial, "milliseconds", milliseconds)
 
-    whole = tuning._Trial.measure
     return call
 
 
@@ -60,7 +59,7 @@ def test_the_cheapest_that_reaches_the_recall(indexed, quick, favour, tmp_path):
     assert (found.best.depth, found.best.probe) == (60, 8) and found.best.recall >= 0.95
     assert {m.plan for m in found.measured} == {"exact", "certified", "prefilter"}
     assert heard == [("tune", 1, 7)] * 7
-    assert "recall@5" in str(found) and found.sampled and found.queries == 12
+    assert "recall@5" in str(found) and found.sampled and found.queries == 24
     search = Searcher(Gallery.open(indexed.path))
     chosen = search.explain(topk=5)
     assert (chosen.plan, chosen.depth, chosen.probe) == ("prefilter", 60, 8)
@@ -161,14 +160,61 @@ def test_own_queries_and_few_sets(tmp_path, quick):
         tune(gallery, topk=9, queries=clustered(3, k=2, d=16))
 
 
-def test_sampled_queries_are_moved_and_left_out(indexed):
-    queries, own = tuning.held_out(indexed, 20)
-    stored = indexed.sets(own).values.astype(np.float32)
-    cosines = (stored * queries.values).sum(-1)
-    assert cosines.min() > 0.8 and cosines.max() < 0.98 and len(set(own)) == 20
-    trial = tuning._Trial(Searcher(indexed), Scoring(), 5, None)
-    assert trial.topk == 5 and trial.asked == 6
-    assert trial.measure("exact", None, None).recall == 1.0
+def cosines(queries, gallery, positions):
+    """Cosines (B, K) of the elements of queries with those at the same place of some sets."""
+    places = np.arange(gallery.k)[None, :]
+    stored = gallery.sets().values.astype(np.float32)
+    return (stored[positions, places] * queries.values).sum(-1)
+
+
+def test_drawn_queries_are_moved_and_mixed_and_left_out(indexed):
+    moved, mixed = drawn(indexed, 20)
+    assert (moved.kind, mixed.kind) == ("moved", "mixed") and len(set(moved.own[:, 0])) == 20
+    for sample in (moved, mixed):
+        near = cosines(sample.queries, indexed, sample.own)
+        assert near.min() > 0.8 and near.max() < 0.98
+    assert (mixed.own[:, 0] != mixed.own[:, 1]).all()  # elements of different sets,
+    assert {*mixed.own.ravel()} == {*moved.own.ravel()}  # of the same ones
+    sampled = Trial(Searcher(indexed), [moved, mixed], Scoring(), 5)
+    assert (sampled.topk, sampled.queries, sampled.sampled) == (5, 40, True)
+    assert sampled.search("exact").recalls == {"moved": 1.0, "mixed": 1.0}
+    best = Searcher(indexed).search_positions(mixed.queries, 1, "exact").ids
+    assert (best == mixed.own).any(1).mean() > 0.5  # left out, or they would be found with ease
+
+
+def test_elements_of_uneven_sets_are_mixed_where_there_are_any(tmp_path):
+    lengths = np.random.default_rng(0).integers(1, 5, 40)
+    values = clustered(40, k=4, d=16)
+    gallery = Gallery.create(tmp_path / "g", EmbeddingSets(values, lengths))
+    moved, mixed = drawn(gallery, 30)
+    for sample in (moved, mixed):
+        sizes = np.asarray(sample.queries.lengths)
+        np.testing.assert_array_equal(sizes, lengths[moved.own[:, 0]])
+        real = np.arange(sample.queries.k) < sizes[:, None]
+        assert cosines(sample.queries, gallery, sample.own + 0 * real)[real].min() > 0.8
+    assert Trial(Searcher(gallery), [moved, mixed], Scoring(), 5).search("exact").recall == 1.0
+
+
+def test_the_recall_is_that_of_the_harder_kind(indexed, quick, favour):
+    """What is good enough for moved sets alone is not taken."""
+    samples = drawn(indexed, tuning.QUERIES)
+    setting = ("prefilter", 60, 1)
+    recalls = Trial(Searcher(indexed), samples, Scoring(), 10).search(*setting).recalls
+    assert recalls["mixed"] < recalls["moved"]
+    favour(*setting)
+    goal = (recalls["mixed"] + recalls["moved"]) / 2
+    found = tune(indexed, recall=goal, store=False)
+    measured = next(m for m in found.measured if (m.plan, m.depth, m.probe) == setting)
+    assert measured.recall == recalls["mixed"] and found.best != measured
+    alone = tune(indexed, recall=goal, queries=samples[0].queries, store=False)
+    assert (alone.best.depth, alone.best.probe) == (60, 1)
+
+
+def test_shares_of_what_is_found():
+    inf = np.inf
+    truth = np.array([[3, 2, 1], [3, 2, 1], [3, 2, -inf], [-inf, -inf, -inf]])
+    scores = np.array([[3, 2, 1 - 1e-7], [3, 1, -inf], [3, -inf, -inf], [-inf, -inf, -inf]])
+    np.testing.assert_allclose(found_share(truth, scores), [1, 2 / 3, 1 / 2, 1])
 
 
 def test_a_measured_plan_that_cannot_run_is_not_taken(indexed):

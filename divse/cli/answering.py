@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import typer
 
 from divse.cli.output import Answer, answer
 from divse.cli.progress import SearchBars
 from divse.cli.search_options import PlanOptions, ScoringOptions
 from divse.search.explanation import explain_hits
 from divse.search.gallery import Gallery
+from divse.search.index_files import has_index
+from divse.search.prefilter import STORED_FROM
 from divse.search.reports import SearchReport
 from divse.search.searcher import Searcher
 from divse.sets import EmbeddingSets
@@ -40,7 +43,7 @@ class Answering:
         self._searcher = Searcher(gallery, progress=self._bars)
         self._plan, self._scoring = plan, scoring.scoring(gallery)
         self._allowed = plan.allowed(gallery)
-        self._searcher.explain(
+        chosen = self._searcher.explain(
             str(plan.plan),
             plan.depth,
             probe=plan.probe,
@@ -52,6 +55,8 @@ class Answering:
             log_mean=self._scoring.log_mean,
             impl=self._scoring.impl,
         )
+        if chosen.index is not None:
+            self._announce_index()
 
     def __call__(
         self,
@@ -77,6 +82,17 @@ class Answering:
         if self.explain:
             self._add_explanations(answers, sets, found.positions, report)
         return answers
+
+    def _announce_index(self) -> None:
+        """Say so if the first search has to build a large index, which takes its time."""
+        large = self.gallery.manifest.elements >= STORED_FROM
+        if large and not has_index(self.gallery):
+            where = self.gallery.path
+            typer.echo(
+                f"divse-search: {where} has no element index: it is built and stored there first "
+                f"(as `divse-search index {where}` does)",
+                err=True,
+            )
 
     def _add_explanations(
         self,

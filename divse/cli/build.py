@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import divse
 from divse.cli.arguments import AsJson, DType, GalleryPath
-from divse.cli.embedding_files import Source
 from divse.cli.output import size_of, tell
 from divse.cli.progress import bar
-from divse.cli.sources import SourceOptions
-from divse.search.element_index import has_faiss
-from divse.search.gallery import Gallery
-from divse.search.searcher import is_large
-from divse.search.writer import check_target
+from divse.cli.sources import ColumnOptions, SourceOptions
+
+if TYPE_CHECKING:
+    from divse.cli.embedding_files import Source
+    from divse.search.gallery import Gallery
 
 
 def build(
     gallery: GalleryPath,
+    *,
     source: SourceOptions,
+    columns: ColumnOptions,
     dtype: Annotated[DType, typer.Option(help="Type of the stored elements.")] = DType.float16,
     index: Annotated[
         bool | None,
@@ -36,11 +38,16 @@ def build(
     """Build a gallery from embeddings, or from pictures or texts and a model.
 
     The columns of a Parquet file come along; pictures have a column path, texts a column text.
+    --columns adds those of a table: query --where "year >= 2010" then goes by them.
     A build that is interrupted leaves nothing behind, and an older gallery as it was.
 
     [bold]Examples[/bold]
 
       divse-search build g --embeddings sets.npy --ids names.txt
+
+      divse-search build g --embeddings sets.npy --columns years.csv
+
+      divse-search build g --embeddings sets.npz --ids about.csv --columns about.csv
 
       divse-search build g --embeddings packed.npy --lengths lengths.npy --dtype float32
 
@@ -48,13 +55,13 @@ def build(
 
       divse-search build g --model runs/captions --images photos
     """
+    from divse.search.writer import check_target
+
     source.check(new=True)
     if check_target(gallery, overwrite=True) is not None and not overwrite:
         raise FileExistsError(f"{gallery} holds a gallery already: --overwrite replaces it")
-    built = _written(gallery, source.open(), str(dtype), overwrite)
-    if index or (index is None and is_large(built) and has_faiss()):
-        with bar("index", len(built)) as step:
-            built = built.build_index(progress=step)
+    sets = columns.join(source.open())
+    built = _indexed(_written(gallery, sets, str(dtype), overwrite), index)
     what = f"{len(built):,} sets of {'up to ' if built.ragged else ''}K={built.k}, D={built.dim}"
     text = f"built {gallery}: {what}, {built.nbytes:,} bytes"
     tell(as_json, text, **size_of(built), k=built.k, dim=built.dim, ragged=built.ragged)
@@ -62,7 +69,7 @@ def build(
 
 def _written(path: Path, sets: Source, dtype: str, overwrite: bool) -> Gallery:
     with bar("build", sets.total) as step:
-        return Gallery.create(
+        return divse.Gallery.create(
             path,
             sets.blocks,
             ids=sets.ids,
@@ -74,46 +81,62 @@ def _written(path: Path, sets: Source, dtype: str, overwrite: bool) -> Gallery:
         )
 
 
-def add(gallery: GalleryPath, source: SourceOptions, as_json: AsJson = False) -> None:
+def _indexed(built: Gallery, asked: bool | None) -> Gallery:
+    """Build the prefilter's index too if that is asked for, or if the gallery is large."""
+    from divse.search.index_spec import has_faiss
+    from divse.search.plans import is_large
+
+    if asked or (asked is None and is_large(built) and has_faiss()):
+        with bar("index", len(built)) as step:
+            return built.build_index(progress=step)
+    return built
+
+
+def add(
+    gallery: GalleryPath, source: SourceOptions, columns: ColumnOptions, as_json: AsJson = False
+) -> None:
     """Add sets to a gallery; pictures and texts are embedded by the gallery's own model.
 
     [bold]Examples[/bold]
 
-      divse-search add g --embeddings more.npy --ids names.txt
+      divse-search add g --embeddings more.npy --ids names.txt --columns more.csv
 
       divse-search add g --images new_photos
     """
     source.check()
-    before = Gallery.open(gallery)
-    sets = source.open(before)
+    before = divse.Gallery.open(gallery)
+    sets = columns.join(source.open(before), before)
     with bar("add", sets.total) as step:
         after = before.add(sets.blocks, sets.ids, sets.columns, progress=step)
-    _told(
-        as_json, f"added {len(after) - len(before):,} sets", after, added=len(after) - len(before)
-    )
+    added = len(after) - len(before)
+    _told(as_json, f"added {added:,} sets", after, added=added)
 
 
 def update(
     gallery: GalleryPath,
     source: SourceOptions,
+    columns: ColumnOptions,
     insert: Annotated[bool, typer.Option("--insert", help="Add ids that are new.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Replace sets of a gallery by id, in one step.
+    """Replace sets of a gallery by id, in one step, with their columns.
 
     [bold]Examples[/bold]
 
       divse-search update g --embeddings changed.parquet --insert
 
+      divse-search update g --embeddings sets.npy --ids names.txt --columns about.csv
+
       divse-search update g --images retouched
     """
     source.check()
-    before = Gallery.open(gallery)
+    before = divse.Gallery.open(gallery)
     sets = source.open(before)
     if sets.ids is None:
         raise ValueError("update needs ids: give --ids FILE, or a file that has them")
+    joined = columns.join(sets, before).columns
     with bar("update", sets.total) as step:
-        after = before.update(sets.ids, sets.blocks, sets.columns, insert=insert, progress=step)
+        after = before.update(sets.ids, sets.blocks, joined, insert=insert, progress=step)
     _told(as_json, "updated", after, updated=sets.total)
 
 

@@ -1,8 +1,10 @@
-"""Embeddings and ids from files: .npy, .safetensors and Parquet, read as a stream.
+"""Embeddings and ids from files: .npy, .npz, .safetensors and Parquet, read as a stream.
 
 .npy           (N, K, D); (N, D) for sets of one element; or packed (elements, D) with lengths;
                NAME.rows.parquet and NAME.lengths.npy of an exported gallery are read with it
-.safetensors   the tensor "embeddings" (or the only one) in these shapes, and maybe "lengths"
+.safetensors   the tensor "embeddings" (or the only one) in these shapes, and maybe "lengths" and
+               "ids"
+.npz           the same of an archive's arrays; they are read into memory
 .parquet       a column "embeddings" (or the only list column): for each row a list of vectors,
                or one vector; a column "id" gives the ids, the others become columns
 """
@@ -14,12 +16,16 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile, is_zipfile
 
 import numpy as np
 
+from divse.cli.column_files import TABLES, ids_of, read_table
+from divse.cli.parquet_sets import blocks_of_lists, is_list
 from divse.sets import Array, EmbeddingSets, pad_elements
 
 READ_BYTES = 1 << 25  # of fp32 values at a time
+BESIDE = ("lengths", "ids")  # arrays that may stand beside the embeddings in one file
 FLOATS = {"float16", "float32", "float64", "f16", "bf16", "f32", "f64"}  # of numpy, of safetensors
 
 
@@ -66,6 +72,7 @@ def read_embeddings(path: Path, lengths: Path | None = None, ids: Path | None = 
     """Open a file of embeddings, with the lengths and ids that other files give."""
     readers: dict[str, Callable[[Path, np.ndarray | None], Source]] = {
         ".npy": _read_npy,
+        ".npz": _read_npz,
         ".safetensors": _read_safetensors,
         ".parquet": _read_parquet,
     }
@@ -99,9 +106,11 @@ def _read_exported(path: Path, rows: Path, lengths: Path | None) -> Source:
 
 
 def read_ids(path: Path) -> Any:
-    """Read ids: a .npy array, a .json list, or text with one id a line."""
+    """Read ids: .npy, a .json list, the column id of .csv or .parquet, or text, one id a line."""
     if path.suffix == ".npy":
         return _load_npy(path)
+    if path.suffix in TABLES:
+        return ids_of(path, read_table(path)).to_pylist()
     text = read_text(path)
     if path.suffix == ".json":
         try:
@@ -129,18 +138,34 @@ def read_text(path: Path) -> str:
 
 def _load_npy(path: Path) -> np.ndarray:
     try:
-        array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+        array: Any = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as error:
         raise ValueError(f"{path} is no .npy file of plain numbers: {error}") from None
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"{path} is an .npz archive, and not called so; expected one array")
     return array
 
 
 def _read_npy(path: Path, lengths: np.ndarray | None) -> Source:
     array = _load_npy(path)
-    if not isinstance(array, np.ndarray):
-        raise ValueError(f"{path} is an .npz archive; give one .npy file")
     _check_type(path, array.dtype.name)
     return _from_rows(path, array.shape, lambda rows: array[rows], lengths)
+
+
+def _read_npz(path: Path, lengths: np.ndarray | None) -> Source:
+    if not is_zipfile(path):
+        raise ValueError(f"{path} is no .npz archive; a single array is called .npy")
+    with np.load(path, allow_pickle=False) as archive:
+        name = _main_one(path, archive.files)
+        try:
+            array, *beside = (archive.get(key) for key in (name, *BESIDE))
+        except (ValueError, BadZipFile) as error:
+            raise ValueError(f"{path} does not hold plain numbers: {error}") from None
+    _check_type(path, array.dtype.name)
+    sizes, ids = beside
+    source = _from_rows(path, array.shape, array.__getitem__, sizes if lengths is None else lengths)
+    source.ids = ids
+    return source
 
 
 def _read_safetensors(path: Path, lengths: np.ndarray | None) -> Source:
@@ -151,18 +176,22 @@ def _read_safetensors(path: Path, lengths: np.ndarray | None) -> Source:
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged: {error}") from None
     names = list(file.keys())
-    others = [name for name in names if name not in ("lengths", "ids")]
-    name = "embeddings" if "embeddings" in names else others[0] if len(others) == 1 else None
-    if name is None:
-        raise ValueError(f"{path}: expected a tensor called embeddings, found {', '.join(names)}")
+    tensor = file.get_slice(_main_one(path, names))
+    _check_type(path, tensor.get_dtype())
     if lengths is None and "lengths" in names:
         lengths = file.get_tensor("lengths").numpy()
-    tensor = file.get_slice(name)
-    _check_type(path, tensor.get_dtype())
     source = _from_rows(path, tuple(tensor.get_shape()), lambda rows: tensor[rows], lengths)
     if "ids" in names:
         source.ids = file.get_tensor("ids").numpy()
     return source
+
+
+def _main_one(path: Path, names: list[str]) -> str:
+    """Which of a file's arrays holds the embeddings."""
+    others = [name for name in names if name not in BESIDE]
+    if "embeddings" not in names and len(others) != 1:
+        raise ValueError(f"{path}: expected one array called embeddings, found {', '.join(names)}")
+    return "embeddings" if "embeddings" in names else others[0]
 
 
 def _check_type(path: Path, dtype: str) -> None:
@@ -232,70 +261,11 @@ def _read_parquet(path: Path, lengths: np.ndarray | None) -> Source:
     except pa.ArrowException as error:
         raise ValueError(f"{path} is damaged: {error}") from None
     names = file.schema_arrow.names
-    lists = [column.name for column in file.schema_arrow if _is_list(column.type)]
+    lists = [column.name for column in file.schema_arrow if is_list(column.type)]
     name = "embeddings" if "embeddings" in names else lists[0] if len(lists) == 1 else None
     if name is None:
         raise ValueError(f"{path}: expected a list column called embeddings, found {names}")
     rows = file.read(columns=[column for column in names if column != name])
     columns = {column: rows.column(column) for column in rows.column_names}
     ids = columns.pop("id", None)
-    return Source(_parquet_blocks(path, name), file.metadata.num_rows, ids, columns)
-
-
-def _is_list(kind: Any) -> bool:
-    import pyarrow as pa
-
-    tests = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
-    return any(test(kind) for test in tests)
-
-
-def _parquet_blocks(path: Path, name: str) -> Iterator[EmbeddingSets]:
-    """Sets of a list column. A first pass over the sizes tells whether they are all equal."""
-    import pyarrow as pa
-
-    sizes = [np.unique(_sizes(batch, path, name)) for batch in _batches(path, name)]
-    ragged = len(np.unique(np.concatenate(sizes))) > 1 if sizes else False
-    for batch in _batches(path, name):
-        lengths = _sizes(batch, path, name)
-        nested = _is_list(batch.type.value_type)
-        vectors = batch.flatten() if nested else batch
-        flat = vectors.flatten()
-        if not (pa.types.is_floating(flat.type) or pa.types.is_integer(flat.type)):
-            raise TypeError(f"{path}: column {name!r} holds {flat.type}; expected numbers")
-        if not len(vectors) or len(np.unique(_list_sizes(vectors))) > 1:
-            raise ValueError(f"{path}: vectors of column {name!r} differ in their dimensions")
-        elements = flat.to_numpy(zero_copy_only=False)
-        if elements.dtype != np.float16:
-            elements = elements.astype(np.float32)
-        values = pad_elements(elements.reshape(len(vectors), -1), lengths)
-        yield EmbeddingSets(values, lengths if ragged else None)
-
-
-def _list_sizes(lists: Any) -> Any:
-    """How long each list is; a missing one counts as empty."""
-    import pyarrow.compute as pc
-
-    return pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
-
-
-def _batches(path: Path, name: str) -> Iterator[Any]:
-    import pyarrow.parquet as pq
-
-    # Without these a whole row group and what follows it are read ahead into memory.
-    file = pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20)
-    for batch in file.iter_batches(batch_size=1024, columns=[name], use_threads=False):
-        yield batch.column(0)
-
-
-def _sizes(batch: Any, path: Path, name: str) -> np.ndarray:
-    """Elements of each row of a column of vectors, or of lists of vectors."""
-    import pyarrow.compute as pc
-
-    if batch.null_count:
-        raise ValueError(f"{path}: column {name!r} has rows without embeddings (null)")
-    if not _is_list(batch.type.value_type):
-        return np.ones(len(batch), dtype=np.int64)
-    sizes = np.asarray(pc.list_value_length(batch)).astype(np.int64)
-    if len(sizes) and sizes.min() < 1:
-        raise ValueError(f"{path}: column {name!r} has empty sets; leave these rows out")
-    return sizes
+    return Source(blocks_of_lists(path, name), file.metadata.num_rows, ids, columns)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import divse
 from divse.cli.arguments import AsJson, GalleryPath, usage
-from divse.cli.embedding_files import read_ids
 from divse.cli.output import print_info, print_json, size_of, tell
 from divse.cli.progress import bar
-from divse.search.gallery import Gallery
+
+if TYPE_CHECKING:
+    from divse.search.gallery import Gallery
 
 
 def info(gallery: GalleryPath, as_json: AsJson = False) -> None:
@@ -25,7 +27,7 @@ def info(gallery: GalleryPath, as_json: AsJson = False) -> None:
 
       divse-search info g --json | jq .columns
     """
-    found = Gallery.open(gallery).info()
+    found = divse.Gallery.open(gallery).info()
     (print_json if as_json else print_info)(found, sys.stdout)
 
 
@@ -38,7 +40,7 @@ def verify(gallery: GalleryPath, as_json: AsJson = False) -> None:
 
       divse-search verify g && cp -r g backup/
     """
-    opened = Gallery.open(gallery)
+    opened = divse.Gallery.open(gallery)
     with bar("verify", opened.nbytes, "B") as step:
         opened.verify(step)
     text = f"whole: {len(opened):,} sets, {opened.nbytes:,} bytes, all checksums fit"
@@ -67,9 +69,11 @@ def remove(
 
       divse-search remove g --ids outdated.txt --missing-ok
     """
+    from divse.cli.embedding_files import read_ids
+
     if bool(names) == (ids is not None):
         usage("give ids, or --ids FILE")
-    opened = Gallery.open(gallery)
+    opened = divse.Gallery.open(gallery)
     wanted = ids_for(opened, names or [] if ids is None else read_ids(ids))
     after = opened.remove(wanted, missing_ok=missing_ok)
     gone = len(opened) - len(after)
@@ -84,7 +88,7 @@ def compact(gallery: GalleryPath, as_json: AsJson = False) -> None:
 
       divse-search compact g
     """
-    opened = Gallery.open(gallery)
+    opened = divse.Gallery.open(gallery)
     with bar("compact", len(opened)) as step:
         after = opened.compact(progress=step)
     text = f"compacted from {opened.nbytes:,} bytes: {len(after):,} sets, {after.nbytes:,} bytes"
@@ -110,7 +114,7 @@ def index(
 
       divse-search index g --drop
     """
-    opened = Gallery.open(gallery)
+    opened = divse.Gallery.open(gallery)
     if drop:
         after = opened.drop_index()
     else:
@@ -137,7 +141,7 @@ def export(
     """
     if not out.absolute().parent.is_dir():
         raise FileNotFoundError(f"{out.parent}: there is no such folder to write into")
-    opened = Gallery.open(gallery)
+    opened = divse.Gallery.open(gallery)
     with bar("export", len(opened)) as step:
         opened.export(out, progress=step)
     size = out.stat().st_size

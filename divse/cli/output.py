@@ -7,8 +7,6 @@ import math
 import sys
 from typing import TYPE_CHECKING, Any, TextIO
 
-from divse.search.reports import SearchReport
-
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.text import Text
@@ -73,6 +71,8 @@ def print_table(found: Answer, stream: TextIO) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+    from divse.search.reports import SearchReport
 
     console = Console(file=stream)
     proof = f"{found['plan']}, {'proven exact' if found['certified'] else 'not certified'}"

@@ -4,20 +4,53 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from divse.cli.answering import BATCH, Answering
+import divse
 from divse.cli.arguments import AsJson, GalleryPath, TopK, usage
-from divse.cli.embedding_files import Source, unit_batches
 from divse.cli.output import Answer, print_json, print_table
-from divse.cli.query_lines import LineAnswers
-from divse.cli.query_sheet import QuerySheet
 from divse.cli.search_options import PlanOptions, ScoringOptions
 from divse.cli.sources import SourceOptions
-from divse.search.gallery import Gallery
+
+if TYPE_CHECKING:
+    from divse.cli.answering import Answering
+    from divse.cli.embedding_files import Source
+    from divse.cli.query_sheet import QuerySheet
+    from divse.search.gallery import Gallery
+
+
+@dataclass(frozen=True)
+class ShowOptions:
+    """What is told of the answers, and how."""
+
+    explain: Annotated[
+        bool,
+        typer.Option(
+            "--explain",
+            help="Say which elements of query and hit met, and their share of the score.",
+        ),
+    ] = False
+    contact_sheet: Annotated[
+        Path | None,
+        typer.Option(
+            "--contact-sheet",
+            metavar="OUT",
+            help="Draw what is found into a picture, such as found.png.",
+        ),
+    ] = None
+    as_json: AsJson = False
+
+    def sheet(self, gallery: Gallery) -> QuerySheet | None:
+        """The contact sheet, if there shall be one."""
+        if self.contact_sheet is None:
+            return None
+        from divse.cli.query_sheet import QuerySheet
+
+        return QuerySheet(self.contact_sheet, gallery)
 
 
 def query(
@@ -31,25 +64,10 @@ def query(
     topk: TopK = 10,
     plan: PlanOptions,
     scoring: ScoringOptions,
-    explain: Annotated[
-        bool,
-        typer.Option(
-            "--explain",
-            help="Say which elements of query and hit met, and their share of the score.",
-        ),
-    ] = False,
-    contact_sheet: Annotated[
-        Path | None,
-        typer.Option(
-            "--contact-sheet",
-            metavar="OUT",
-            help="Draw what is found into a picture, such as found.png.",
-        ),
-    ] = None,
+    show: ShowOptions,
     stdin: Annotated[
         bool, typer.Option("--stdin", help="Read queries as JSON lines from stdin, as - does.")
     ] = False,
-    as_json: AsJson = False,
 ) -> None:
     """Find the best sets of a gallery for each query.
 
@@ -80,26 +98,33 @@ def query(
     elif source.given:
         usage("give queries as JSON lines or by options, not both")
     plan.check()
-    opened = Gallery.open(gallery)
-    sheet = None if contact_sheet is None else QuerySheet(contact_sheet, opened)
-    answering = Answering(opened, topk, plan, scoring, explain)
-    answers: Iterable[Answer]
+    from divse.cli.answering import Answering
+    from divse.cli.query_lines import LineAnswers
+
+    opened = divse.Gallery.open(gallery)
+    sheet = show.sheet(opened)
+    answering = Answering(opened, topk, plan, scoring, show.explain)
     if lines is None:
-        answers = _answers(answering, source.open(opened))
+        _print(_answers(answering, source.open(opened)), show.as_json, sheet)
     else:
         answers = LineAnswers(lines, answering, source.model)
-        as_json = True
+        _print(answers, True, sheet)
+        answers.finish()
+
+
+def _answers(answering: Answering, source: Source) -> Iterator[Answer]:
+    from divse.cli.answering import BATCH
+    from divse.cli.embedding_files import unit_batches
+
+    names = source.names()
+    for block in unit_batches(source, BATCH):
+        yield from answering(block, [next(names) for _ in range(len(block))])
+
+
+def _print(answers: Iterable[Answer], as_json: bool, sheet: QuerySheet | None) -> None:
     for found in answers:
         (print_json if as_json else print_table)(found, sys.stdout)
         if sheet is not None:
             sheet.take(found)
     if sheet is not None:
         sheet.save()
-    if isinstance(answers, LineAnswers):
-        answers.finish()
-
-
-def _answers(answering: Answering, source: Source) -> Iterator[Answer]:
-    names = source.names()
-    for block in unit_batches(source, BATCH):
-        yield from answering(block, [next(names) for _ in range(len(block))])

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from divse.cli.arguments import Impl, Plan, SimilarityName, column_names, usage
-from divse.cli.embedding_files import read_ids
 from divse.cli.maintain import ids_for
-from divse.search.gallery import Gallery
-from divse.search.plans import Asked
-from divse.search.scan import Scoring
+
+if TYPE_CHECKING:
+    from divse.search.gallery import Gallery
+    from divse.search.plans import Asked
+    from divse.search.scan import Scoring
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class ScoringOptions:
 
         Parameters of the trained similarity serve that one only.
         """
+        from divse.search.scan import Scoring
+
         trained = dict((gallery.metadata.get("model") or {}).get("similarity") or {})
         similarity = trained.pop("similarity", "smooth_chamfer")
         if self.similarity not in (None, similarity):
@@ -104,10 +107,14 @@ class PlanOptions:
 
     def asked(self, topk: int, scoring: Scoring) -> Asked:
         """The search that was asked for."""
+        from divse.search.plans import Asked
+
         return Asked(str(self.plan), self.depth, self.probe, topk, scoring)
 
     def allowed(self, gallery: Gallery) -> list[Any] | None:
         """The ids that may be found."""
         if self.allowed_ids is None:
             return None
+        from divse.cli.embedding_files import read_ids
+
         return ids_for(gallery, read_ids(self.allowed_ids))

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from divse.cli.arguments import usage
-from divse.cli.embedding_files import Source, read_embeddings, read_ids, read_text
-from divse.cli.encoding import encode_lines, encode_pictures, load_model, model_for
-from divse.search.gallery import Gallery
 
 if TYPE_CHECKING:
-    from divse.encoder import DivSE
+    from divse.cli.embedding_files import Source
+    from divse.search.gallery import Gallery
 
 PANEL = "Sets"
 
@@ -28,7 +26,7 @@ class SourceOptions:
         typer.Option(
             "--embeddings",
             metavar="FILE",
-            help="Embeddings: .npy (N, K, D), .safetensors or .parquet.",
+            help="Embeddings: .npy or .npz (N, K, D), .safetensors or .parquet.",
             rich_help_panel=PANEL,
         ),
     ] = None
@@ -77,7 +75,8 @@ class SourceOptions:
         typer.Option(
             "--ids",
             metavar="FILE",
-            help="Ids of the sets: .npy, a .json list, or one id a line.",
+            help="Ids of the sets: .npy, a .json list, a column id of .csv or .parquet, or one id "
+            "a line.",
             rich_help_panel=PANEL,
         ),
     ] = None
@@ -103,11 +102,13 @@ class SourceOptions:
 
     def open(self, gallery: Gallery | None = None) -> Source:
         """The sets; pictures and texts by the gallery's own model, or one that fits it."""
+        from divse.cli.embedding_files import read_embeddings, read_ids
+
         if self.embeddings is not None:
             source = read_embeddings(self.embeddings, self.lengths, self.ids)
         else:
             ids = None if self.ids is None else read_ids(self.ids)
-            source = self._encoded(self._model(gallery))
+            source = self._encoded(gallery)
             source.ids = source.ids if ids is None else ids
         given: Any = source.ids
         if given is not None and len(given) != source.total:
@@ -116,20 +117,51 @@ class SourceOptions:
             )
         return source
 
-    def _model(self, gallery: Gallery | None) -> DivSE:
-        if gallery is not None:
-            return model_for(gallery, self.model)
-        assert self.model is not None, "checked by `check`"
-        return load_model(self.model)
+    def _encoded(self, gallery: Gallery | None) -> Source:
+        from divse.cli import encoding
+        from divse.cli.embedding_files import read_text
 
-    def _encoded(self, model: DivSE) -> Source:
+        if gallery is not None:
+            model = encoding.model_for(gallery, self.model)
+        else:
+            assert self.model is not None, "checked by `check`"
+            model = encoding.load_model(self.model)
         if self.image:
-            source = encode_pictures(model, self.image)
+            source = encoding.encode_pictures(model, self.image)
         elif self.text:
-            source = encode_lines(model, self.text, "--text")
+            source = encoding.encode_lines(model, self.text, "--text")
         else:
             assert self.texts is not None, "checked by `check`"
-            source = encode_lines(model, read_text(self.texts).splitlines(), str(self.texts))
+            lines = read_text(self.texts).splitlines()
+            source = encoding.encode_lines(model, lines, str(self.texts))
         if self.model is not None:
             source.metadata = {"model": model.record(self.model)}
         return source
+
+
+@dataclass(frozen=True)
+class ColumnOptions:
+    """What is known of each set beside its embeddings."""
+
+    columns: Annotated[
+        Path | None,
+        typer.Option(
+            "--columns",
+            metavar="FILE",
+            help="Columns to filter by and to show: .csv, .tsv or .parquet, one row a set, matched "
+            "by its column id, or by order where neither it nor the sets have ids.",
+            rich_help_panel=PANEL,
+        ),
+    ] = None
+
+    def join(self, source: Source, gallery: Gallery | None = None) -> Source:
+        """Give the sets the columns of the file, beside those that they have."""
+        if self.columns is None:
+            return source
+        from divse.cli.column_files import read_columns
+
+        schema = None if gallery is None else gallery.schema
+        columns = read_columns(self.columns, source.ids, source.total, schema)
+        if twice := sorted(columns.keys() & source.columns.keys()):
+            raise ValueError(f"{self.columns}: the sets have a column {twice[0]!r} already")
+        return replace(source, columns=source.columns | columns)

@@ -112,8 +112,8 @@ class _Source:
         return next(self._iterator, self) is self
 
 
-def as_ids(ids: Any, kind: Any) -> Any:
-    """Return ids, one value or many, as an Arrow array of the gallery's type."""
+def as_ids(ids: Any, kind: Any = None) -> Any:
+    """Return ids, one value or many, as an Arrow array of the gallery's type, if it is known."""
     import pyarrow as pa
 
     if isinstance(ids, str | int | np.integer):
@@ -123,7 +123,7 @@ def as_ids(ids: Any, kind: Any) -> Any:
         values = ids if hasattr(ids, "__len__") else list(ids)
         array = _to_arrow(ID, values, None) if len(values) else pa.array([], type=kind)
     array = _checked_ids(array)
-    if array.type != kind:
+    if kind is not None and array.type != kind:
         raise TypeError(f"the gallery's ids are {kind}; these are {array.type}")
     return array
 

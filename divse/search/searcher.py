@@ -24,18 +24,20 @@ import torch
 
 from divse.search.adaptive import run_prefilter
 from divse.search.backend import Backend
-from divse.search.element_index import ElementIndex, index_spec
 from divse.search.filters import Selection, select
 from divse.search.gallery import Gallery
 from divse.search.index_files import has_index
+from divse.search.index_spec import automatic_spec
 from divse.search.plans import Asked, Choice, Facts, check_asked, choose, is_large
 from divse.search.prefilter import open_prefilter
+from divse.search.proposal import PrefilterIndex
 from divse.search.reports import SearchPlan, SearchReport, SearchResult, Work
 from divse.search.request import Found, Request, none_left
 from divse.search.scan import Scoring
 from divse.search.scans import run_certified, run_exact
 from divse.search.tuned_file import TunedFile
 from divse.sets import Array, EmbeddingSets
+from divse.similarity.inputs import read_parameters
 from divse.similarity.table import get_similarity
 from divse.similarity.topk import TopK
 
@@ -73,7 +75,7 @@ class Searcher:
         self._progress = progress
         self._backend = Backend(self.gallery, self.device, resident)
         self._tuned = TunedFile(self.gallery, self.device)
-        self._index: ElementIndex | None = None
+        self._index: PrefilterIndex | None = None
         self._filter: tuple[str, Selection] | None = None  # of the last condition
         self._loading = Lock()  # of the index and of a GPU's copy, once for all threads
 
@@ -143,12 +145,12 @@ class Searcher:
         """Say what `search` does with these arguments, without searching; filters are applied."""
         scoring = Scoring(similarity, alpha, log_mean, impl, parameters)
         asked = Asked(plan, depth, probe, topk, scoring)
-        check_asked(asked)
+        self._check(asked)
         selection = self._select(where, allowed)
         choice = choose(asked, self._facts(selection, asked))
         scans = choice.plan != "prefilter" or choice.brute
         manifest = self.gallery.manifest
-        spec = index_spec(manifest.elements, manifest.dim)
+        spec = automatic_spec(manifest.elements)
         return SearchPlan(
             plan=choice.plan,
             why=choice.why,
@@ -173,9 +175,8 @@ class Searcher:
     ) -> Found:
         """Search as `asked`: scores, positions and proofs (`Found`); `last` notes what was done."""
         sets = queries if isinstance(queries, EmbeddingSets) else EmbeddingSets.of(queries)
-        self._check(sets, asked.topk)
-        check_asked(asked)
-        get_similarity(asked.scoring.similarity)
+        self._check_queries(sets)
+        self._check(asked)
         work = Work(impl=self._backend.name(asked.scoring))
         with work.timed("filter"):
             selection = self._select(where, allowed)
@@ -253,7 +254,7 @@ class Searcher:
             note=choice.note,
         )
 
-    def _check(self, queries: EmbeddingSets, topk: int) -> None:
+    def _check_queries(self, queries: EmbeddingSets) -> None:
         if not len(queries):
             raise ValueError("there are no queries: got 0 sets")
         if queries.dim != self.gallery.dim:
@@ -261,6 +262,10 @@ class Searcher:
                 f"queries have D={queries.dim}, the gallery has D={self.gallery.dim}: "
                 "both must come from the same model"
             )
+
+    def _check(self, asked: Asked) -> None:
+        """Refuse what no plan can serve, whether it is searched for or explained."""
+        topk, scoring = asked.topk, asked.scoring
         if isinstance(topk, bool) or not isinstance(topk, int | np.integer):
             raise TypeError(f"topk: got {type(topk).__name__}, expected an int")
         if not len(self.gallery):
@@ -269,6 +274,11 @@ class Searcher:
             raise ValueError(
                 f"topk: got {topk}, expected 1 to {len(self.gallery)}, the gallery's size"
             )
+        check_asked(asked)
+        similarity = get_similarity(scoring.similarity)
+        given = read_parameters(similarity, scoring.alpha, scoring.log_mean, scoring.parameters)
+        if scoring.parameters:  # the specification knows which values they may have
+            similarity.reduce(torch.zeros(1, 1, 1), **given)
 
     def _tell(self, what: str, total: int) -> Callable[[int], object] | None:
         if self._progress is None:

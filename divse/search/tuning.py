@@ -1,28 +1,25 @@
 """Measure which plan and settings answer fastest at a wanted recall, on this machine and gallery.
 
-Queries are the caller's, or else drawn from the gallery: a set's elements are moved by noise of
-`NOISE` times their length and normalised again, and the set itself is left out of its answers, as a
-query is rarely in the gallery. Such queries lie where the gallery's sets do. Queries of another
-kind, of another modality for one, may need more depth for the same recall: give a sample of your
-own where you have one.
+Queries are the caller's, or else drawn from the gallery, in two kinds (`trial`): sets that are
+moved by noise, and sets that are mixed of the elements of several. A setting must reach the recall
+on each kind. Queries of another modality may need more depth for the same recall: give a sample of
+your own where you have one.
 """
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterator
-from time import perf_counter
 
-import numpy as np
 import torch
 
 from divse.search.backend import Backend
-from divse.search.element_index import has_faiss
 from divse.search.gallery import Gallery
 from divse.search.index_files import read_trained
+from divse.search.index_spec import is_sketch, is_usable
 from divse.search.scan import Scoring
 from divse.search.searcher import Progress, Searcher
 from divse.search.shard import lists
+from divse.search.trial import Sample, Trial, drawn
 from divse.search.tuned_file import (
     Measured,
     Tuned,
@@ -32,9 +29,7 @@ from divse.search.tuned_file import (
 )
 from divse.sets import Array, EmbeddingSets
 
-QUERIES = 64  # drawn from the gallery
-TIMED = 16  # of them, one after another
-NOISE = 0.5
+QUERIES = 64  # of each kind
 DEPTHS = (25, 50, 100, 200, 400, 800, 1600)
 SHARES = (64, 32, 16, 8, 4, 2, 1)  # one in so many clusters is looked into
 
@@ -56,6 +51,8 @@ def tune(
 ) -> Tuned:
     """Find the cheapest plan and settings whose mean recall@`topk` against exact is `recall`.
 
+    Where queries are drawn, it is the smaller one of the means over their two kinds.
+
     Scans always reach it. The prefilter is measured where the gallery stores an element index:
     adaptive, and with every useful pair of depth and clusters. The result is stored beside the
     gallery (`store=False` leaves it), and plan="auto" uses it from then on for up to `topk`
@@ -65,7 +62,7 @@ def tune(
         gallery: an open gallery, in the state that is on disk.
         recall: in (0, 1].
         topk: results of a query, 1 to N.
-        queries: (B, K, D) a sample of what will be asked; None draws `QUERIES` sets (see above).
+        queries: (B, K, D) a sample of what will be asked; None draws `QUERIES` of each kind.
         similarity, alpha, log_mean, impl, parameters: as in `Searcher.search`.
         device: as of `Searcher`.
         progress: called as progress("tune", 1, number of measurements) after each.
@@ -76,12 +73,14 @@ def tune(
         raise ValueError(f"topk: got {topk}, expected 1 to {len(gallery)}, the gallery's size")
     scoring = Scoring(similarity, alpha, log_mean, impl, dict(parameters))
     searcher = Searcher(gallery, device=device)
-    trial = _Trial(searcher, scoring, topk, queries)
+    trial = Trial(searcher, _samples(gallery, queries), scoring, topk)
     settings = list(_settings(gallery, searcher.device, scoring))
     measured: list[Measured] = []
     for plan, depth, probe in settings:
         if plan != "prefilter" or depth is None or not _hopeless(measured, recall, depth, probe):
-            measured.append(trial.measure(plan, depth, probe))
+            found = trial.search(plan, depth, probe).recall
+            spent = trial.milliseconds(plan, depth, probe)
+            measured.append(Measured(plan, depth, probe, found, spent))
         if progress is not None:
             progress("tune", 1, len(settings))
     best = min((m for m in measured if m.recall >= recall), key=lambda m: m.milliseconds)
@@ -89,8 +88,8 @@ def tune(
         best,
         float(recall),
         trial.topk,
-        len(trial.queries),
-        queries is None,
+        trial.queries,
+        trial.sampled,
         gallery.manifest.checksum,
         machine_name(searcher.device),
         scoring_name(scoring),
@@ -101,65 +100,11 @@ def tune(
     return tuned
 
 
-def held_out(gallery: Gallery, count: int, seed: int = 0) -> tuple[EmbeddingSets, np.ndarray]:
-    """Draw sets of a gallery and move them: queries, and the positions (B,) they came from."""
-    random = np.random.default_rng(seed)
-    own = np.sort(random.choice(len(gallery), min(count, len(gallery)), replace=False))
-    sets = gallery.sets(own)
-    values = np.asarray(sets.values, dtype=np.float32)
-    noise = random.standard_normal(values.shape, dtype=np.float32)
-    noise *= NOISE / np.linalg.norm(noise, axis=-1, keepdims=True)
-    return EmbeddingSets.of(values + noise, sets.lengths), own
-
-
-class _Trial:
-    """Queries with their exact answers, by which plans are measured."""
-
-    def __init__(
-        self,
-        searcher: Searcher,
-        scoring: Scoring,
-        topk: int,
-        queries: EmbeddingSets | Array | None,
-    ) -> None:
-        gallery = searcher.gallery
-        self.searcher, self.scoring = searcher, scoring
-        self.own: np.ndarray | None = None
-        if queries is None:
-            self.queries, self.own = held_out(gallery, QUERIES)
-        elif isinstance(queries, EmbeddingSets):
-            self.queries = queries
-        else:
-            self.queries = EmbeddingSets.of(queries)
-        self.asked = min(topk + (self.own is not None), len(gallery))
-        self.topk = max(1, self.asked - (self.own is not None))
-        self.worst = self._scores("exact", None, None)[:, -1:] - 1e-6
-
-    def measure(self, plan: str, depth: int | None, probe: int | None) -> Measured:
-        """Search with one setting: all queries together, and some alone for the time."""
-        recall = float((self._scores(plan, depth, probe) >= self.worst).mean())
-        spent = []
-        for row in range(min(TIMED, len(self.queries))):
-            started = perf_counter()
-            self._search(self.queries[row], plan, depth, probe)
-            spent.append(1e3 * (perf_counter() - started))
-        return Measured(plan, depth, probe, recall, statistics.median(spent))
-
-    def _scores(self, plan: str, depth: int | None, probe: int | None) -> np.ndarray:
-        """Scores (B, topk) of what is found, but for the sets that queries were drawn from."""
-        scores, positions = self._search(self.queries, plan, depth, probe)
-        if self.own is None:
-            return scores
-        rest = np.where(positions == self.own[:, None], -np.inf, scores)
-        return -np.sort(-rest, axis=1)[:, : self.topk]
-
-    def _search(
-        self, queries: EmbeddingSets, plan: str, depth: int | None, probe: int | None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        found = self.searcher.search_positions(
-            queries, self.asked, plan, depth, self.scoring, probe=probe
-        )
-        return np.asarray(found.scores), np.asarray(found.ids)
+def _samples(gallery: Gallery, queries: EmbeddingSets | Array | None) -> list[Sample]:
+    if queries is None:
+        return drawn(gallery, QUERIES)
+    given = queries if isinstance(queries, EmbeddingSets) else EmbeddingSets.of(queries)
+    return [Sample("given", given)]
 
 
 def _settings(
@@ -170,10 +115,13 @@ def _settings(
     if Backend(gallery, device, None).why_not_certified(scoring) is None:
         yield "certified", None, None
     stored = gallery.manifest.index
-    if stored is None or not has_faiss():
+    if stored is None or not is_usable(stored.spec):
         return
     yield "prefilter", None, None
-    clusters = lists(read_trained(gallery.path, stored))
+    if is_sketch(stored.spec):
+        yield from (("prefilter", depth, None) for depth in SKETCH_DEPTHS)
+        return
+    clusters = lists(read_trained(gallery.path, stored, gallery.dim))
     for probe in sorted({max(1, clusters // share) for share in SHARES}):
         for depth in DEPTHS:
             yield "prefilter", depth, probe
