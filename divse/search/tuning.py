@@ -13,9 +13,9 @@ from collections.abc import Iterator
 import torch
 
 from divse.search.backend import Backend
+from divse.search.element_index import has_faiss
 from divse.search.gallery import Gallery
 from divse.search.index_files import read_trained
-from divse.search.index_spec import is_sketch, is_usable
 from divse.search.scan import Scoring
 from divse.search.searcher import Progress, Searcher
 from divse.search.shard import lists
@@ -115,13 +115,10 @@ def _settings(
     if Backend(gallery, device, None).why_not_certified(scoring) is None:
         yield "certified", None, None
     stored = gallery.manifest.index
-    if stored is None or not is_usable(stored.spec):
+    if stored is None or not has_faiss():
         return
     yield "prefilter", None, None
-    if is_sketch(stored.spec):
-        yield from (("prefilter", depth, None) for depth in SKETCH_DEPTHS)
-        return
-    clusters = lists(read_trained(gallery.path, stored, gallery.dim))
+    clusters = lists(read_trained(gallery.path, stored))
     for probe in sorted({max(1, clusters // share) for share in SHARES}):
         for depth in DEPTHS:
             yield "prefilter", depth, probe
