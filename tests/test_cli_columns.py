@@ -143,6 +143,7 @@ TABLES = {
     "two of a name": ("", "x,x\n1,2\n3,4\n5,6\n7,8\n", "there are two columns called 'x'"),
     "of no name": ("", ",x\n0,2\n1,4\n2,6\n3,8\n", "column 1 has no name (pandas writes"),
     "ragged lines": ("", "x,y\n1,2\n3\n5,6\n7,8\n", "t.csv cannot be read: CSV parse error"),
+    "no rows": ("names.txt", "id,x\n", "t.csv has no rows"),
     "nothing": ("", "", "t.csv cannot be read: Empty CSV file"),
     "no text": ("", b"x\n\xff\xfe\n", "t.csv cannot be read"),
 }

@@ -56,3 +56,13 @@ def test_model_that_does_not_fit_is_refused(model, pictures, tmp_path, cli):
     code, out, err = cli(*query, "--model", tmp_path / "other")
     assert (code, out) == (1, "") and "does not fit" in err and "fingerprint" in err
     assert cli(*query, "--model", model)[0] == 0
+
+
+def test_columns_of_pictures_are_matched_by_their_names(model, pictures, tmp_path, cli):
+    table = tmp_path / "about.csv"
+    table.write_text("id,year\nmore/c.png,3\na.png,1\nb.jpg,2\n")
+    build = ("build", tmp_path / "g", "--model", model, "--images", pictures, "--columns", table)
+    assert cli(*build)[0] == 0
+    rows = Gallery.open(tmp_path / "g").rows.to_pylist()
+    assert {row["id"]: row["year"] for row in rows} == {"a.png": 1, "b.jpg": 2, "more/c.png": 3}
+    assert {"id", "path", "year"} == rows[0].keys()

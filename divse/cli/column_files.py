@@ -71,6 +71,8 @@ def ids_of(path: Path, table: Any) -> Any:
     if table.column_names.count(ID) != 1:
         raise ValueError(f"{path}: expected one column called id, found {table.column_names}")
     column = table.column(ID)
+    if not len(column):
+        raise ValueError(f"{path} has no rows")
     empty = column.null_count
     if path.suffix in SEPARATORS:  # 007 is text: as a number it would be another id
         empty = pc.sum(pc.equal(column, "")).as_py()
