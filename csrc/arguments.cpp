@@ -143,8 +143,6 @@ void SetsArgument::read_offsets(const py::object& offsets) {
     }
 }
 
-namespace {
-
 Similarity similarity_argument(Options& options) {
     const auto name = options.take<std::string>("similarity", "smooth_chamfer");
     const auto alpha = options.take<double>("alpha", 16.0);
@@ -166,8 +164,6 @@ Similarity similarity_argument(Options& options) {
     throw py::value_error("similarity: got " + name +
                           ", expected smooth_chamfer, chamfer, maxsim or mil");
 }
-
-}  // namespace
 
 int threads_argument(Options& options) {
     const int threads = options.take<int>("threads", 0);

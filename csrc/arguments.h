@@ -62,6 +62,7 @@ private:
 };
 
 int threads_argument(Options& options);
+Similarity similarity_argument(Options& options);
 const Kernel& kernel_argument(Options& options);
 
 // What every function takes.

@@ -126,6 +126,20 @@ def certified_search(
     exactly, which may vary with the threads.
     """
 
+def int8_search(
+    queries: _Floats,
+    codes: NDArray[np.int8],
+    scales: _Floats,
+    topk: int,
+    *,
+    excluded: NDArray[np.uint8] | None = None,
+    **options: Unpack[_Options],
+) -> tuple[_Floats, _Ids]:
+    """The best ``topk`` (B, topk) by the scores of the codes (..., D) alone: estimates.
+
+    Queries are rounded to int8 as well. Scales (N, L), or (elements,) with ``gallery_offsets``.
+    """
+
 def int8_bounds(
     queries: _Floats,
     gallery: _Gallery,

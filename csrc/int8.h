@@ -65,6 +65,12 @@ struct Certified {
     std::int64_t *ids, *survivors;
 };
 
+// The best by the scores of the codes alone, the queries' first part: estimates that bound nothing,
+// so residuals are not read. Scores and ids (B, topk) as search gives them.
+void int8_search(const Sets& queries, Codes codes, Similarity similarity, const Int8Kernel& kernel,
+                 int threads, std::int64_t topk, const std::uint8_t* excluded, float* scores,
+                 std::int64_t* ids);
+
 void certified_search(const Sets& queries, const Sets& gallery, const Codes& codes,
                       Similarity similarity, const Kernel& kernel, const Int8Kernel& int8,
                       int threads, std::int64_t topk, const std::uint8_t* excluded,

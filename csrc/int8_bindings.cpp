@@ -67,6 +67,31 @@ struct CodedCall : Call {
     }
 };
 
+// Codes without the embeddings that they are of: their scales say which elements make a set.
+struct CodesArgument {
+    SetsArgument scales;
+    Codes codes;
+
+    CodesArgument(const py::object& given, const py::object& given_scales, std::int64_t dim,
+                  Options& options)
+        : scales("scales", "gallery",
+                 given_scales[py::make_tuple(py::ellipsis(), py::none())], options,
+                 Allowed::float32_any_layout) {
+        check_dims(dim);
+        const Sets& sets = scales.sets();
+        const auto elements = py::reinterpret_borrow<py::array>(given_scales).shape(0);
+        std::vector<py::ssize_t> shape = elements_shape(sets, elements);
+        codes.scales = codes.residuals = piece<float>("scales", given_scales, shape);
+        shape.push_back(dim);
+        codes.codes = piece<std::int8_t>("codes", given, shape);
+        codes.count = sets.count;
+        codes.elements = sets.elements;
+        codes.dim = dim;
+        codes.lengths = sets.lengths;
+        codes.offsets = sets.offsets;
+    }
+};
+
 py::tuple python_quantise(const py::object& gallery, const py::kwargs& keywords) {
     Options options(keywords);
     const Kernel& kernel = kernel_argument(options);
@@ -138,6 +163,31 @@ py::tuple python_certified_search(const py::object& queries, const py::object& g
     return py::make_tuple(scores, ids, certified, survivors);
 }
 
+py::tuple python_int8_search(const py::object& queries, const py::object& codes,
+                             const py::object& scales, std::int64_t topk,
+                             const py::kwargs& keywords) {
+    Options options(keywords);
+    const py::object excluded = options.take<py::object>("excluded", py::none());
+    const SetsArgument asked("queries", "query", queries, options, Allowed::float32_any_layout);
+    const CodesArgument gallery(codes, scales, asked.sets().dim, options);
+    const Similarity similarity = similarity_argument(options);
+    const Kernel& kernel = kernel_argument(options);
+    const int threads = threads_argument(options);
+    options.finish();
+    const ExcludedArgument left_out(excluded, gallery.codes.count);
+    topk = topk_argument(topk, gallery.codes.count);
+    py::array_t<float> scores({asked.sets().count, topk});
+    py::array_t<std::int64_t> ids({asked.sets().count, topk});
+    float* scores_data = scores.mutable_data();
+    std::int64_t* ids_data = ids.mutable_data();
+    {
+        const py::gil_scoped_release unlocked;
+        int8_search(asked.sets(), gallery.codes, similarity, int8_kernel(kernel), threads, topk,
+                    left_out.bits(), scores_data, ids_data);
+    }
+    return py::make_tuple(scores, ids);
+}
+
 }  // namespace
 
 void define_int8(py::module_& module) {
@@ -147,6 +197,7 @@ void define_int8(py::module_& module) {
                "residuals"_a, "parts"_a);
     module.def("certified_search", python_certified_search, "queries"_a, "gallery"_a, "codes"_a,
                "scales"_a, "residuals"_a, "topk"_a);
+    module.def("int8_search", python_int8_search, "queries"_a, "codes"_a, "scales"_a, "topk"_a);
 }
 
 }  // namespace divse

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from searcher_cases import clustered, recall
 
-from divse.search.element_index import index_spec, lists
 from divse.search.gallery import Gallery
 from divse.search.index_files import open_index
+from divse.search.index_spec import automatic_spec
 from divse.search.searcher import Searcher
+from divse.search.shard import lists
 from divse.sets import EmbeddingSets
 
 pytest.importorskip("faiss")
@@ -119,13 +120,12 @@ def test_empty_gallery_has_an_index_too(values, tmp_path):
 def test_automatic_index_is_chosen_anew_by_compaction(values, tmp_path, monkeypatch):
     gallery = Gallery.create(tmp_path / "g", values[:20]).build_index()
     assert gallery.manifest.index.spec == "Flat" and gallery.manifest.index.automatic
-    monkeypatch.setattr("divse.search.element_index.FLAT_UP_TO", 200)
+    monkeypatch.setattr("divse.search.index_spec.FLAT_UP_TO", 200)
     gallery = gallery.add(values[20:])
     assert gallery.manifest.index.spec == "Flat"
     grown = gallery.compact()
-    assert index_spec(1 << 20, 256) == "IVF1024,PQ32x4fs"  # many dimensions share codes by eight
-    assert index_spec(1 << 20, 250) == "IVF1024,RaBitQ"
-    assert grown.manifest.index.spec == index_spec(600, 32) == "IVF32,PQ8x4fs"
+    assert automatic_spec(600) == "Sketch" and automatic_spec(200) == "Flat"
+    assert grown.manifest.index.spec == "Sketch32"
     assert Gallery.open(grown.path).manifest.index.automatic
 
 

@@ -53,7 +53,7 @@ def test_auto_takes_what_explain_says(small_gallery, tmp_path, monkeypatch):
     assert "more and more nearest elements of 2400" in str(search.explain())
     assert search.search(queries, 3, depth=5).ids.shape == (20, 3)
     assert search.last.plan == "prefilter"
-    monkeypatch.setattr(plans, "has_faiss", lambda: False)
+    monkeypatch.setattr(plans, "is_usable", lambda spec: False)
     assert "not installed" in str(search.explain())
     assert search.search(queries, 3).certified.all()
 

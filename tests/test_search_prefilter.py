@@ -4,24 +4,24 @@ import numpy as np
 import pytest
 from searcher_cases import clustered, recall
 
-from divse.search import element_index
+from divse.search.adaptive import Effort
 from divse.search.gallery import Gallery
-from divse.search.prefilter import open_prefilter, propose
+from divse.search.prefilter import open_prefilter
+from divse.search.scan import Scoring
 from divse.search.searcher import Searcher
 from divse.sets import EmbeddingSets
 
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory):
-    """4,500 sets: enough for an inverted file of RaBitQ codes."""
+    """4,500 sets in an inverted file of 4-bit codes."""
     values = clustered(4540, seed=1)
     gallery = Gallery.create(tmp_path_factory.mktemp("large") / "g", values[:4500])
-    return gallery, EmbeddingSets.of(values[4500:])
+    return gallery.build_index("IVF128,PQ8x4fs"), EmbeddingSets.of(values[4500:])
 
 
 def test_prefilter_recall_with_quantised_index(large):
     gallery, queries = large
-    assert element_index.index_spec(gallery.manifest.elements, 32) == "IVF128,PQ8x4fs"
     search = Searcher(gallery)
     truth = search.search(queries, 10, "exact").ids
     found = search.search(queries, 10, "prefilter")
@@ -35,7 +35,9 @@ def test_prefilter_finds_enough_even_where_neighbours_are_few(small_gallery):
     gallery, queries, _ = small_gallery
     found = Searcher(gallery).search_positions(queries, 50, "prefilter", depth=1)
     assert (found.ids >= 0).all()
-    for proposed in propose(open_prefilter(gallery), queries, 3, 1).candidates:
+    effort = Effort(depth=3, probe=1, rounds=1)
+    index = open_prefilter(gallery)
+    for proposed in index.propose(queries, Scoring(), effort, None).candidates:
         own = proposed[proposed >= 0]
         assert len(own) >= 3 and (np.diff(own) > 0).all()
 
@@ -47,7 +49,7 @@ def test_index_is_stored_and_kept_up_to_date(small_gallery, tmp_path, monkeypatc
     expected = Searcher(own).search(queries, 5, "prefilter")
     stored = Gallery.open(own.path)
     assert stored.manifest.index.spec == "Flat"
-    monkeypatch.setattr("divse.search.index_files.fill", None)  # from here on it is loaded
+    monkeypatch.setattr("divse.search.faiss_files.fill", None)  # from here on it is loaded
     monkeypatch.setattr("divse.search.changes.train", None)
     found = Searcher(stored).search(queries, 5, "prefilter")
     np.testing.assert_array_equal(found.ids, expected.ids)
@@ -115,8 +117,9 @@ def test_folder_that_cannot_be_written_keeps_the_index_in_memory(small_gallery, 
         assert Searcher(gallery).search(queries, 2, "prefilter").ids.shape == (20, 2)
 
 
-def test_named_plan_never_falls_back(small_gallery, monkeypatch):
+def test_named_plan_never_falls_back(small_gallery, tmp_path, monkeypatch):
     gallery, queries, _ = small_gallery
+    gallery = Gallery.create(tmp_path / "g", gallery.sets()).build_index("Flat")
     monkeypatch.setitem(__import__("sys").modules, "faiss", None)
     with pytest.raises(ImportError, match=r"divse\[cpu\]"):
         Searcher(gallery).search(queries, 3, "prefilter")

@@ -83,10 +83,9 @@ def _written(path: Path, sets: Source, dtype: str, overwrite: bool) -> Gallery:
 
 def _indexed(built: Gallery, asked: bool | None) -> Gallery:
     """Build the prefilter's index too if that is asked for, or if the gallery is large."""
-    from divse.search.element_index import has_faiss
     from divse.search.plans import is_large
 
-    if asked or (asked is None and is_large(built) and has_faiss()):
+    if asked or (asked is None and is_large(built)):
         with bar("index", len(built)) as step:
             return built.build_index(progress=step)
     return built

@@ -15,53 +15,32 @@ look at so many elements that a scan costs less, the scan answers the queries th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from divse.search.bounds import bounds_unseen, unseen_bound
-from divse.search.element_index import ElementIndex
-from divse.search.prefilter import Proposal, propose
+from divse.search.proposal import Effort, PrefilterIndex, Proposal
 from divse.search.request import Found, Request
 from divse.search.rerank import rerank
 from divse.search.scans import run_exact
 
-DEPTH = 100  # nearest elements of each query element, in the first round; then
-DEEPER = 2  # times as many as in the round before,
-MOST_ROUNDS = 3  # so often
-PROBED_SHARE = 16  # one in so many clusters is looked into at first, and later
-WIDER = 4  # times as many
-LEAST_PROBED = 8  # clusters
 SCANNED_FROM = 8  # a depth of one in so many elements: comparing with all of them costs less
 
 
-@dataclass(frozen=True)
-class Effort:
-    """How deep and wide a round looks; `rounds` are left after it."""
-
-    depth: int
-    probe: int
-    rounds: int
-
-    def more(self) -> Effort:
-        """The next round's."""
-        return Effort(self.depth * DEEPER, self.probe * WIDER, self.rounds - 1)
-
-
 def first_effort(
-    index: ElementIndex, depth: int | None, probe: int | None, passing: float
+    index: PrefilterIndex, topk: int, depth: int | None, probe: int | None, passing: float
 ) -> Effort:
     """Return what the first round does; where settings are given it is the only one.
 
-    `passing` is the share of the sets that pass the filter: the fewer, the wider they lie apart.
+    `passing` is the share of the sets that pass the filter.
     """
-    usual = max(LEAST_PROBED, int(index.lists / PROBED_SHARE / passing))
-    given = depth is not None or probe is not None
-    return Effort(depth or DEPTH, probe or usual, 1 if given else MOST_ROUNDS)
+    usual = index.first_effort(topk, passing)
+    if depth is None and probe is None:
+        return usual
+    return Effort(depth or usual.depth, probe or usual.probe, 1)
 
 
 def run_prefilter(
-    request: Request, index: ElementIndex, depth: int | None, probe: int | None
+    request: Request, index: PrefilterIndex, depth: int | None, probe: int | None
 ) -> Found:
     """Return the best sets of each query that the index leads to, and which answers are proven."""
     shape = (len(request.queries), request.topk)
@@ -70,7 +49,7 @@ def run_prefilter(
     )
     waiting = np.arange(shape[0])
     passing = request.survivors / len(request.gallery)
-    effort = first_effort(index, depth, probe, passing)
+    effort = first_effort(index, request.topk, depth, probe, passing)
     elements, work = request.gallery.manifest.elements, request.work
     work.rounds = 0
     while len(waiting) and (not work.rounds or effort.depth * SCANNED_FROM <= elements):
@@ -85,20 +64,17 @@ def run_prefilter(
 
 
 def _round(
-    request: Request, index: ElementIndex, effort: Effort, found: Found, rows: np.ndarray
+    request: Request, index: PrefilterIndex, effort: Effort, found: Found, rows: np.ndarray
 ) -> np.ndarray:
     """Answer the queries of `request`, which are `rows` of `found`; return those not done."""
     work = request.work
-    depth = min(effort.depth, request.gallery.manifest.elements)
     with work.timed("prefilter"):
-        proposal = propose(index, request.queries, depth, effort.probe, request.selection)
+        proposal = index.propose(request.queries, request.scoring, effort, request.selection)
     with work.timed("rerank"):
         scores, positions = (x.cpu().numpy() for x in rerank(request, proposal.candidates))
     seen = (proposal.candidates >= 0).sum(axis=1)
     work.candidates += int(seen.sum())
-    lookups = int(np.isfinite(proposal.limits).sum())
-    work.bytes_read += request.bytes_of(int(seen.sum()))
-    work.bytes_read += lookups * index.bytes_read(effort.probe)
+    work.bytes_read += request.bytes_of(int(seen.sum())) + proposal.bytes_read
     stable = (positions == found.positions[rows]).all(axis=1)
     found.scores[rows], found.positions[rows] = scores, positions
     found.certified[rows] = proven(request, index, effort.probe, proposal, scores[:, -1], seen)
@@ -109,7 +85,7 @@ def _round(
 
 def proven(
     request: Request,
-    index: ElementIndex,
+    index: PrefilterIndex,
     probe: int,
     proposal: Proposal,
     worst: np.ndarray,

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from divse.search import durable
-from divse.search.element_index import train
-from divse.search.index_files import write_shard, write_trained
+from divse.search.index_files import train, write_shard, write_trained
 from divse.search.lock import LOCK_NAME, FolderGone, writer_lock
 from divse.search.manifest import GalleryError, Manifest
 from divse.search.rows import ID, as_ids

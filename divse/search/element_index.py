@@ -7,7 +7,6 @@ used.
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import warnings
 from collections.abc import Callable
@@ -19,39 +18,23 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from divse.search.filters import Selection
+from divse.search.proposal import Effort, Proposal
+from divse.search.scan import Scoring
 from divse.search.segment import Segment
 from divse.search.shard import Shard, import_faiss, lists, naming, reason, search_parameters
 from divse.search.snapshot import Snapshot
+from divse.sets import EmbeddingSets
 
-FLAT_UP_TO = 1 << 14  # elements; below, comparing with all of them costs less than clusters would
+DEPTH = 100  # nearest elements of each query element, in the first round
+MOST_ROUNDS = 3  # each deeper and wider than the one before
+PROBED_SHARE = 16  # one in so many clusters is looked into at first
+LEAST_PROBED = 8  # clusters
 TRAIN_PER_LIST = 64  # sampled elements for each cluster; faiss asks for 39 at least
-PQ_DIMS = 4  # dimensions that share a code of 4 bits, and twice as many
-MANY_DIMS = 256  # from here on
 MOST_CODES = 256  # centroids of a product quantiser, which are trained as well
 TRIED = 64  # elements, before an index is filled in earnest
 BLOCK_BYTES = 1 << 25
 
 Progress = Callable[[int], object]
-
-
-def index_spec(elements: int, dim: int) -> str:
-    """Return the FAISS factory string for so many elements of so many dimensions.
-
-    An inverted file of 4-bit codes, which FAISS scans in registers: one for four dimensions, or for
-    eight where there are many. Where D is no multiple of that, RaBitQ's codes. The number of lists
-    grows with the root of the size, in powers of two.
-    """
-    if elements <= FLAT_UP_TO:
-        return "Flat"
-    lists = 1 << round(math.log2(math.sqrt(elements)))
-    width = PQ_DIMS if dim < MANY_DIMS else 2 * PQ_DIMS
-    codes = f"PQ{dim // width}x4fs" if dim % (2 * width) == 0 else "RaBitQ"
-    return f"IVF{lists},{codes}"
-
-
-def has_faiss() -> bool:
-    """Whether faiss is installed."""
-    return importlib.util.find_spec("faiss") is not None
 
 
 @dataclass(frozen=True)
@@ -91,28 +74,55 @@ class ElementIndex:
         """About how many bytes of codes a search for one element looks at."""
         return sum(shard.bytes_read(probe) for shard in self.shards)
 
+    def first_effort(self, topk: int, passing: float) -> Effort:
+        """The fewer sets pass the filter, the wider they lie apart."""
+        probe = max(LEAST_PROBED, int(self.lists / PROBED_SHARE / passing))
+        return Effort(DEPTH, probe, MOST_ROUNDS)
+
+    def propose(
+        self, queries: EmbeddingSets, scoring: Scoring, effort: Effort, selection: Selection | None
+    ) -> Proposal:
+        """Propose the sets that own the `depth` nearest elements of a query element.
+
+        `probe` clusters are looked into; how sets are scored does not matter.
+        """
+        values = np.asarray(queries.numpy().values, dtype=np.float32)
+        real = np.ones(values.shape[:2], dtype=bool)
+        if queries.lengths is not None:
+            real = np.arange(queries.k) < np.asarray(queries.lengths)[:, None]
+        elements = sum(shard.segment.entry.live_elements for shard in self.shards)
+        depth = min(effort.depth, elements)
+        products, found = self.nearest(values[real], depth, effort.probe, selection)
+        limits = np.full(real.shape, -np.inf, dtype=np.float32)
+        limits[real] = products.min(axis=1)
+        owners = np.full((*real.shape, found.shape[1]), -1, dtype=np.int64)
+        owners[real] = found
+        candidates = np.sort(owners.reshape(len(values), -1), axis=1)
+        candidates[:, 1:][candidates[:, 1:] == candidates[:, :-1]] = -1
+        lookups = int(np.isfinite(limits).sum())
+        return Proposal(candidates, limits, lookups * self.bytes_read(effort.probe))
+
 
 class Trained(NamedTuple):
-    """A trained index without elements; `automatic`: nobody asked for this factory string."""
+    """What a kind of index learns from elements; `automatic`: nobody asked for this `spec`."""
 
     index: Any
     spec: str
-    automatic: bool
+    automatic: bool = False
 
 
-def train(snapshot: Snapshot, spec: str | None = None) -> Trained:
-    """Train an index; without a factory string, the one for the gallery's size.
+def train(snapshot: Snapshot, spec: str) -> Trained:
+    """Train the index of a FAISS factory string.
 
     Where the elements are too few to train it, it is "Flat", with a warning.
     """
-    asked = index_spec(snapshot.manifest.elements, snapshot.dim) if spec is None else spec
-    index = _new_index(snapshot.dim, asked)
-    sample = _sample(snapshot, TRAIN_PER_LIST * max(MOST_CODES, lists(index)))
+    index = _new_index(snapshot.dim, spec)
+    sample = sample_elements(snapshot, TRAIN_PER_LIST * max(MOST_CODES, lists(index)))
     if index.is_trained or not (problem := _train(index, sample)):
-        _try_out(index, asked, sample[:TRIED])
-        return Trained(index, asked, spec is None)
+        _try_out(index, spec, sample[:TRIED])
+        return Trained(index, spec)
     warnings.warn(
-        f"the index {asked!r} cannot be trained on {len(sample)} elements ({problem}): the "
+        f"the index {spec!r} cannot be trained on {len(sample)} elements ({problem}): the "
         "gallery has the index 'Flat' until it is compacted with more, or gets another one",
         stacklevel=2,
     )
@@ -177,7 +187,7 @@ def fill(trained: Any, segment: Segment, progress: Progress | None = None) -> An
     return index
 
 
-def _sample(snapshot: Snapshot, count: int) -> np.ndarray:
+def sample_elements(snapshot: Snapshot, count: int) -> np.ndarray:
     """About `count` elements of sets drawn without repetition; the same ones at every build."""
     manifest = snapshot.manifest
     if not len(snapshot):

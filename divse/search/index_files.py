@@ -1,27 +1,25 @@
-"""The element index on disk: a trained index in a folder of its own, a shard in each segment.
-
-    index-…/trained.faiss                trained, without elements
-    segment-000000-…/shard_ab12cd34.faiss  the same with the elements of the segment
+"""The prefilter's index on disk: what was trained, in a folder of its own, a shard in each segment.
 
 The manifest names them all, so index and sets change together. A segment without a shard (added
-where faiss was not installed) gets one in memory.
+where faiss was not installed) gets one in memory. `faiss_files` and `sketch_files` read and write
+the two kinds.
 """
 
 from __future__ import annotations
 
 import secrets
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from divse.search import durable
-from divse.search.element_index import ElementIndex, Progress, Trained, fill, train
-from divse.search.manifest import TRAINED, FileEntry, GalleryError, IndexEntry, SegmentEntry
-from divse.search.mapping import MappedFile, map_file
+from divse.search import durable, element_index, faiss_files, sketch_files, sketch_index
+from divse.search.element_index import Progress, Trained
+from divse.search.index_spec import automatic_spec, is_sketch
+from divse.search.manifest import FileEntry, IndexEntry, SegmentEntry
+from divse.search.mapping import map_file
+from divse.search.proposal import PrefilterIndex
 from divse.search.segment import Segment
-from divse.search.shard import Shard, copy_on_gpus, import_faiss, reason
 from divse.search.snapshot import Snapshot
-
-BUFFER_BYTES = 1 << 20  # of an index file between two calls of FAISS
 
 
 def has_index(snapshot: Snapshot) -> bool:
@@ -29,65 +27,51 @@ def has_index(snapshot: Snapshot) -> bool:
     return snapshot.manifest.index is not None
 
 
-def open_index(snapshot: Snapshot, progress: Progress | None = None) -> ElementIndex:
+def train(snapshot: Snapshot, spec: str | None = None) -> Trained:
+    """Train an index without elements; without a specification the one for the gallery's size."""
+    asked = automatic_spec(snapshot.manifest.elements) if spec is None else spec
+    kind = sketch_index if is_sketch(asked) else element_index
+    trained: Trained = kind.train(snapshot, asked)
+    return trained if spec is not None else trained._replace(automatic=True)
+
+
+def open_index(snapshot: Snapshot, progress: Progress | None = None) -> PrefilterIndex:
     """Return the stored index, what it lacks built in memory; a whole new one if none is stored."""
     stored = snapshot.manifest.index
     if stored is None:
         trained, spec, _ = train(snapshot)
     else:
-        trained, spec = _read(snapshot.index_files[TRAINED]), stored.spec
+        spec, file = stored.spec, snapshot.index_files[stored.trained]
+        trained = _kind(spec).read_trained(file, spec, snapshot.dim)
+    kind = _kind(spec)
     shards = []
     for segment in snapshot.segments:
-        index = None if stored is None else _read_shard(stored, segment)
-        index = index or fill(trained, segment, progress)
-        shards.append(Shard(index, segment, copy_on_gpus(index)))
-    return ElementIndex(tuple(shards), spec)
-
-
-def read_trained(gallery: Path, stored: IndexEntry) -> Any:
-    """Read the trained index."""
-    return _read(map_file(gallery / stored.name / TRAINED, stored.files[TRAINED]))
-
-
-def _read_shard(stored: IndexEntry, segment: Segment) -> Any:
-    """The shard of a segment, or None if it has none."""
-    file = segment.files.get(stored.shard)
-    if file is None:
-        return None
-    index = _read(file)
-    expected = (segment.entry.elements, segment.embeddings.shape[-1])
-    if (index.ntotal, index.d) != expected:
-        raise GalleryError(
-            f"{file.path} is damaged: {index.ntotal} elements of D={index.d}, "
-            f"the manifest says {expected[0]} of D={expected[1]}"
-        )
+        shard = None if stored is None else segment.files.get(stored.shard)
+        shards.append(kind.open_shard(shard, trained, segment, progress))
+    index: PrefilterIndex = kind.index(trained, tuple(shards), spec)
     return index
 
 
-def _read(file: MappedFile) -> Any:
-    """Read an index file whose checksum is right: faiss itself trusts what it reads."""
-    import pyarrow as pa
-
-    file.verify()
-    faiss = import_faiss()
-    read = pa.BufferReader(file.data).read
-    try:
-        return faiss.read_index(faiss.PyCallbackIOReader(read, BUFFER_BYTES))
-    except RuntimeError as error:
-        raise GalleryError(f"{file.path} cannot be read: {reason(error)}") from None
+def read_trained(gallery: Path, stored: IndexEntry, dim: int) -> Any:
+    """Read what was trained."""
+    file = map_file(gallery / stored.name / stored.trained, stored.files[stored.trained])
+    return _kind(stored.spec).read_trained(file, stored.spec, dim)
 
 
 def write_trained(gallery: Path, trained: Trained) -> IndexEntry:
-    """Store a trained index, which nothing names yet."""
+    """Store what was trained, which nothing names yet."""
     name = f"index-{secrets.token_hex(4)}"
-    durable.make_folder(gallery / name)
+    entry = IndexEntry(name, trained.spec, {}, trained.automatic)
+    path = gallery / name / entry.trained
+    durable.make_folder(path.parent)
     try:
-        files = {TRAINED: _write(gallery / name / TRAINED, trained.index)}
+        _kind(trained.spec).write_trained(path, trained.index)
+        entry.files[path.name] = _settled(path)
     except BaseException:
-        durable.remove(gallery / name)
+        durable.remove(path.parent)
         raise
     durable.sync_folder(gallery)
-    return IndexEntry(name, trained.spec, files, trained.automatic)
+    return entry
 
 
 def write_shard(
@@ -98,20 +82,20 @@ def write_shard(
     progress: Progress | None = None,
 ) -> SegmentEntry:
     """Store the shard of a segment; return the segment's entry with it."""
-    name = stored.shard
-    filled = fill(trained, segment, progress)
-    return segment.entry.with_file(name, _write(gallery / segment.entry.name / name, filled))
-
-
-def _write(path: Path, index: Any) -> FileEntry:
-    faiss = import_faiss()
-    file = durable.open_new(path)
+    path = gallery / segment.entry.name / stored.shard
     try:
-        faiss.write_index(index, faiss.PyCallbackIOWriter(file.write, BUFFER_BYTES))
+        _kind(stored.spec).write_shard(path, trained, segment, progress)
+        return segment.entry.with_file(path.name, _settled(path))
     except BaseException:
-        file.close()
         durable.remove(path)
         raise
-    durable.close_durably(file)
+
+
+def _kind(spec: str) -> ModuleType:
+    return sketch_files if is_sketch(spec) else faiss_files
+
+
+def _settled(path: Path) -> FileEntry:
+    """Flush a new file's name and return its entry."""
     durable.sync_folder(path.parent)
     return FileEntry(path.stat().st_size, durable.checksum_file(path))

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from divse.search.durable import checksum_bytes, replace_file
+from divse.search.index_spec import is_sketch
 
 FORMAT = "divse-gallery"
 VERSION = 1
@@ -31,7 +32,6 @@ ID_TYPES = ("int64", "string")
 SEGMENT_NAME = re.compile(r"segment-[0-9a-f]{6}-[0-9a-f]{8}")
 INDEX_NAME = re.compile(r"index-[0-9a-f]{8}")
 MEMBER_NAME = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)+")
-TRAINED = "trained.faiss"
 
 
 class GalleryError(ValueError):
@@ -88,7 +88,7 @@ class SegmentEntry:
 
 @dataclass(frozen=True)
 class IndexEntry:
-    """A trained FAISS index without elements: its folder, factory string and files.
+    """What was trained of the prefilter's index: its folder, specification and files.
 
     `automatic`: the spec was not asked for, so it may change when the index is built anew.
     """
@@ -99,9 +99,18 @@ class IndexEntry:
     automatic: bool = False
 
     @property
+    def trained(self) -> str:
+        """Name of the file without elements."""
+        return f"trained.{self._suffix}"
+
+    @property
     def shard(self) -> str:
         """Name of the files that hold the elements of a segment."""
-        return f"shard_{self.name.removeprefix('index-')}.faiss"
+        return f"shard_{self.name.removeprefix('index-')}.{self._suffix}"
+
+    @property
+    def _suffix(self) -> str:
+        return "npy" if is_sketch(self.spec) else "faiss"
 
 
 @dataclass(frozen=True)
@@ -109,8 +118,8 @@ class Manifest:
     """What a gallery is.
 
     `next_id` follows the greatest integer id ever given to a row. `codes` says that int8 codes are
-    written beside embeddings. `index` is the trained part of an element index; each segment has the
-    codes of its own elements.
+    written beside embeddings. `index` is what was trained of the prefilter's index; each segment
+    has a shard of it.
     """
 
     dtype: str
@@ -263,10 +272,11 @@ def _parse_index(content: dict[str, Any]) -> IndexEntry:
     if not INDEX_NAME.fullmatch(content["name"]):
         raise ValueError(f"index name {content['name']!r}")
     files = _parse_files(content["files"])
-    if TRAINED not in files:
-        raise ValueError(f"the index {content['name']} has no {TRAINED}")
     automatic = content.get("automatic") is True
-    return IndexEntry(content["name"], str(content["spec"]), files, automatic)
+    entry = IndexEntry(content["name"], str(content["spec"]), files, automatic)
+    if entry.trained not in files:
+        raise ValueError(f"the index {entry.name} has no {entry.trained}")
+    return entry
 
 
 def _parse_removed(entry: SegmentEntry, content: dict[str, Any]) -> Removed:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from divse.search.element_index import has_faiss
+from divse.search.index_spec import is_usable
 from divse.search.scan import Scoring
 from divse.search.snapshot import Snapshot
 
@@ -43,7 +43,7 @@ class Facts:
     """What a choice depends on beside what was asked.
 
     `survivors` sets pass the filter (all without one). `why_not_certified` is why codes cannot
-    serve, if they cannot; `indexed`: an element index is open or stored; `tuned` is a stored
+    serve, if they cannot; `indexed`: an index is open or stored; `tuned` is a stored
     measurement, `note` why there is none that could be used.
     """
 
@@ -60,6 +60,12 @@ class Facts:
         """Stored numbers of the sets that pass."""
         manifest = self.snapshot.manifest
         return manifest.elements * manifest.dim * self.survivors // max(1, manifest.sets)
+
+    @property
+    def index_serves(self) -> bool:
+        """Whether there is an index that can be searched here."""
+        stored = self.snapshot.manifest.index
+        return self.indexed and (stored is None or is_usable(stored.spec))
 
 
 @dataclass(frozen=True)
@@ -123,7 +129,7 @@ def _why_not_tuned(tuned: Setting, facts: Facts) -> str | None:
         return "measured without a filter, which leaves few sets here"
     if tuned.plan == "certified" and facts.why_not_certified is not None:
         return f"the measured plan cannot run: {facts.why_not_certified}"
-    if tuned.plan == "prefilter" and not (facts.indexed and has_faiss()):
+    if tuned.plan == "prefilter" and not facts.index_serves:
         return "the measured plan cannot run without faiss and an index"
     return None
 
@@ -138,9 +144,9 @@ def _by_size(facts: Facts, note: str | None) -> Choice:
     if facts.numbers <= EXACT_UP_TO:
         few = "few" if facts.numbers <= CERTIFIED_FROM else "not many"
         return _scan(facts, f"{size} are {few}", note)
-    if facts.indexed and has_faiss():
+    if facts.index_serves:
         return Choice("prefilter", f"{size} are many", note=note)
-    missing = "no index is stored in the gallery" if has_faiss() else "faiss is not installed"
+    missing = "faiss is not installed" if facts.indexed else "no index is stored in the gallery"
     return _scan(facts, f"{size} are many, but {missing}", note)
 
 

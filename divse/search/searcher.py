@@ -24,12 +24,13 @@ import torch
 
 from divse.search.adaptive import run_prefilter
 from divse.search.backend import Backend
-from divse.search.element_index import ElementIndex, index_spec
 from divse.search.filters import Selection, select
 from divse.search.gallery import Gallery
 from divse.search.index_files import has_index
+from divse.search.index_spec import automatic_spec
 from divse.search.plans import Asked, Choice, Facts, check_asked, choose, is_large
 from divse.search.prefilter import open_prefilter
+from divse.search.proposal import PrefilterIndex
 from divse.search.reports import SearchPlan, SearchReport, SearchResult, Work
 from divse.search.request import Found, Request, none_left
 from divse.search.scan import Scoring
@@ -74,7 +75,7 @@ class Searcher:
         self._progress = progress
         self._backend = Backend(self.gallery, self.device, resident)
         self._tuned = TunedFile(self.gallery, self.device)
-        self._index: ElementIndex | None = None
+        self._index: PrefilterIndex | None = None
         self._filter: tuple[str, Selection] | None = None  # of the last condition
         self._loading = Lock()  # of the index and of a GPU's copy, once for all threads
 
@@ -149,7 +150,7 @@ class Searcher:
         choice = choose(asked, self._facts(selection, asked))
         scans = choice.plan != "prefilter" or choice.brute
         manifest = self.gallery.manifest
-        spec = index_spec(manifest.elements, manifest.dim)
+        spec = automatic_spec(manifest.elements)
         return SearchPlan(
             plan=choice.plan,
             why=choice.why,

@@ -5,7 +5,6 @@ A segment may be larger than memory: only the lengths of ragged sets are kept un
 
 from __future__ import annotations
 
-import importlib.util
 import secrets
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,7 +17,6 @@ from divse.search import durable
 from divse.search.manifest import FileEntry, SegmentEntry
 from divse.search.segment import CODES, EMBEDDINGS, OFFSETS, RESIDUALS, ROWS, SCALES
 from divse.similarity.certified import encode
-from divse.similarity.quantise import quantise
 
 
 class NpyStream:
@@ -142,8 +140,7 @@ class SegmentWriter:
 
     def _append_codes(self, stored: np.ndarray) -> None:
         shape = stored.shape if stored.ndim == 3 else (len(stored), 1, stored.shape[-1])
-        encoder = quantise if importlib.util.find_spec("divse_native") is None else encode
-        int8 = encoder(torch.from_numpy(stored.reshape(shape)))
+        int8 = encode(torch.from_numpy(stored.reshape(shape)))
         for name, part in zip((CODES, SCALES, RESIDUALS), int8, strict=True):
             array = part.numpy()
             self._streams[name].append(array if stored.ndim == 3 else array[:, 0])

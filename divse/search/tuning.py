@@ -13,9 +13,9 @@ from collections.abc import Iterator
 import torch
 
 from divse.search.backend import Backend
-from divse.search.element_index import has_faiss
 from divse.search.gallery import Gallery
 from divse.search.index_files import read_trained
+from divse.search.index_spec import is_sketch, is_usable
 from divse.search.scan import Scoring
 from divse.search.searcher import Progress, Searcher
 from divse.search.shard import lists
@@ -30,7 +30,8 @@ from divse.search.tuned_file import (
 from divse.sets import Array, EmbeddingSets
 
 QUERIES = 64  # of each kind
-DEPTHS = (25, 50, 100, 200, 400, 800, 1600)
+DEPTHS = (25, 50, 100, 200, 400, 800, 1600)  # elements for each query element
+SKETCH_DEPTHS = (64, 256, 1024, 4096, 16384)  # sets
 SHARES = (64, 32, 16, 8, 4, 2, 1)  # one in so many clusters is looked into
 
 
@@ -115,10 +116,13 @@ def _settings(
     if Backend(gallery, device, None).why_not_certified(scoring) is None:
         yield "certified", None, None
     stored = gallery.manifest.index
-    if stored is None or not has_faiss():
+    if stored is None or not is_usable(stored.spec):
         return
     yield "prefilter", None, None
-    clusters = lists(read_trained(gallery.path, stored))
+    if is_sketch(stored.spec):
+        yield from (("prefilter", depth, 1) for depth in SKETCH_DEPTHS)
+        return
+    clusters = lists(read_trained(gallery.path, stored, gallery.dim))
     for probe in sorted({max(1, clusters // share) for share in SHARES}):
         for depth in DEPTHS:
             yield "prefilter", depth, probe

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from divse.search import durable
-from divse.search.element_index import has_faiss
 from divse.search.index_files import read_trained, write_shard
+from divse.search.index_spec import is_usable
 from divse.search.lock import LOCK_NAME, writer_lock
 from divse.search.manifest import (
     FILE_NAME,
@@ -57,10 +57,10 @@ class Writer:
         return manifest, self.indexed(manifest, entry)
 
     def indexed(self, manifest: Manifest, entry: SegmentEntry) -> SegmentEntry:
-        """Give a new segment its shard, if there is an index, and faiss to fill it."""
-        if manifest.index is None or not has_faiss():
+        """Give a new segment its shard, if there is an index, and what fills it."""
+        if manifest.index is None or not is_usable(manifest.index.spec):
             return entry
-        trained = read_trained(self.folder, manifest.index)
+        trained = read_trained(self.folder, manifest.index, manifest.dim)
         segment = Segment.open(self.folder, manifest, entry, 0)
         return write_shard(self.folder, manifest.index, trained, segment)
 

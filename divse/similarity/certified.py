@@ -7,6 +7,7 @@ bit, and every query is certified: `quantise.py` defines the codes, csrc/int8.h 
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 from divse.sets import Array, EmbeddingSets, as_tensor
 from divse.similarity.inputs import like, read_parameters, read_sets
 from divse.similarity.native_ops import gallery_argument
-from divse.similarity.quantise import Int8Sets
+from divse.similarity.quantise import Int8Sets, quantise
 from divse.similarity.table import get_similarity
 
 SIMILARITIES = ("smooth_chamfer", "chamfer", "maxsim", "mil")
@@ -39,8 +40,11 @@ def encode(
 ) -> Int8Sets:
     """Return the codes of unit vectors (N, L, D), or packed (elements, D) with offsets (N + 1,).
 
-    As `quantise`, by all threads of the C++ module. Raises ValueError for what is no unit vector.
+    As `quantise`, by all threads of the C++ module where that is installed (packed elements need
+    it). Raises ValueError for what is no unit vector.
     """
+    if offsets is None and importlib.util.find_spec("divse_native") is None:
+        return quantise(as_tensor(gallery), None if lengths is None else as_tensor(lengths))
     import divse_native
 
     values, dtype = gallery_argument(as_tensor(gallery, name="gallery"))

@@ -123,6 +123,33 @@ def search(
     return torch.from_numpy(best), torch.from_numpy(ids)
 
 
+def estimates(
+    queries: Sets,
+    gallery: tuple[np.ndarray, np.ndarray],
+    topk: int,
+    similarity: Similarity,
+    parameters: dict[str, Any],
+    excluded: np.ndarray | None,
+    offsets: np.ndarray | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The best ``topk`` scores and positions (B, topk) by int8 codes (N, L, D), scales (N, L).
+
+    Queries are rounded as well. With ``offsets`` (N + 1,) both are packed, without N.
+    """
+    import divse_native
+
+    options = _options(queries, similarity, parameters)
+    best, ids = divse_native.int8_search(
+        queries.values.detach().float().numpy(),
+        *gallery,
+        topk,
+        excluded=excluded,
+        gallery_offsets=offsets,
+        **options,
+    )
+    return torch.from_numpy(best), torch.from_numpy(ids)
+
+
 def stored_candidates(
     queries: Sets,
     gallery: Tensor,
@@ -149,12 +176,17 @@ def _stored(
 ) -> tuple[Any, dict[str, Any]]:
     """A gallery as divse_native takes it, without a copy, and what else it is told."""
     values, dtype = gallery_argument(gallery)
-    options = parameters | dtype | {"similarity": similarity.name}
+    return values, _options(queries, similarity, parameters) | dtype
+
+
+def _options(queries: Sets, similarity: Similarity, parameters: dict[str, Any]) -> dict[str, Any]:
+    """What every function is told of the queries and how to score."""
+    options = parameters | {"similarity": similarity.name}
     if "alpha" in options:
         options["alpha"] = float(options["alpha"])
     options["query_lengths"] = _host(queries.lengths)
     options["threads"] = torch.get_num_threads()
-    return values, options
+    return options
 
 
 def _host(tensor: Tensor | None) -> Any:

@@ -1,0 +1,35 @@
+"""What kind of index a specification means, and which one a gallery gets unasked."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+
+FLAT_UP_TO = 1 << 14  # elements: comparing with all of them is fast, and can prove an answer
+_SKETCH = re.compile(r"Sketch([1-9][0-9]{0,4})?")
+
+
+def is_sketch(spec: str) -> bool:
+    """Whether an index is one of sketches; any other specification is a FAISS factory string."""
+    return _SKETCH.fullmatch(spec) is not None
+
+
+def sketch_dims(spec: str) -> int | None:
+    """Return d of "Sketch<d>", None of "Sketch", which goes by the gallery's elements."""
+    match = _SKETCH.fullmatch(spec)
+    return int(match[1]) if match and match[1] else None
+
+
+def automatic_spec(elements: int) -> str:
+    """Return the index for a gallery of so many elements."""
+    return "Flat" if elements <= FLAT_UP_TO and has_faiss() else "Sketch"
+
+
+def has_faiss() -> bool:
+    """Whether faiss is installed."""
+    return importlib.util.find_spec("faiss") is not None
+
+
+def is_usable(spec: str) -> bool:
+    """Whether an index can be searched here."""
+    return is_sketch(spec) or has_faiss()

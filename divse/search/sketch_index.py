@@ -1,0 +1,166 @@
+"""Sketches: the sets in few dimensions and int8, scored as wholes, to propose candidates.
+
+Elements x (D,) become A x (d,), A (d, D) being the d leading axes of their second moment, in int8
+codes with a scale (`divse.similarity.quantise`). A scan scores every sketched set against the
+sketched query by the similarity that was asked for, so that what counts is how the whole set
+matches; the nearest elements, which `ElementIndex` goes by, may belong to thousands of sets
+that share one topic. A scan reads d + 4 bytes an element.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from divse.search.element_index import Trained, sample_elements
+from divse.search.filters import Selection
+from divse.search.index_spec import sketch_dims
+from divse.search.proposal import Effort, Proposal
+from divse.search.scan import Hits, Scoring, exact_scan, merge
+from divse.search.segment import Segment
+from divse.search.snapshot import Snapshot
+from divse.search.stored_scan import serves
+from divse.sets import EmbeddingSets, pad_elements
+from divse.similarity import certified, dispatch, native
+from divse.similarity.inputs import read_parameters, read_sets
+from divse.similarity.table import get_similarity
+
+ENERGY = 0.8  # of the elements' squares that the leading axes keep
+AXES_STEP = 16  # their number is a multiple of this, where D is larger
+SAMPLED = 1 << 16  # elements
+LEAST_DEPTH = 1024  # sets of a query that are scored exactly,
+DEPTH_SHARE = 256  # or one in so many, if that is more,
+DEPTH_A_HIT = 32  # or so many for each of the best that are asked for
+BLOCK_BYTES = 1 << 25  # of sketches in fp32, where no kernel reads the codes
+
+
+def train(snapshot: Snapshot, spec: str) -> Trained:
+    """Find the axes (d, D) fp32 for "Sketch<d>", or for "Sketch" as many as keep `ENERGY`."""
+    dims = sketch_dims(spec)
+    if dims is not None and dims > snapshot.dim:
+        raise ValueError(f"index {spec!r}: got {dims} axes, expected at most D={snapshot.dim}")
+    sample = sample_elements(snapshot, SAMPLED)
+    moment = sample.T.astype(np.float64) @ sample
+    values, vectors = np.linalg.eigh(moment)
+    if dims is None:
+        dims = _enough(values[::-1])
+    return Trained(np.ascontiguousarray(vectors[:, ::-1][:, :dims].T, np.float32), f"Sketch{dims}")
+
+
+def _enough(values: np.ndarray) -> int:
+    """How many of the leading axes keep `ENERGY`; `values` (D,) descend."""
+    kept = np.cumsum(np.maximum(values, 0))
+    dims = 1 + int(np.searchsorted(kept, ENERGY * kept[-1]))
+    return min(len(values), -(-dims // AXES_STEP) * AXES_STEP)
+
+
+@dataclass(frozen=True)
+class SketchShard:
+    """The sketches of one segment: codes (n, K, d) and scales (n, K), or packed without n."""
+
+    codes: np.ndarray
+    scales: np.ndarray
+    segment: Segment
+
+    def search(
+        self, queries: EmbeddingSets, topk: int, scoring: Scoring, selection: Selection | None
+    ) -> Hits:
+        """Return the best sets by their sketches, estimates and gallery's positions (B, <= topk).
+
+        `queries` (B, K, d) are sketches. -inf and -1 where fewer sets may be found.
+        """
+        segment = self.segment
+        excluded = segment.removed if selection is None else selection.excluded(segment)
+        topk = min(topk, segment.entry.sets)
+        if serves(queries, scoring) and scoring.similarity in certified.SIMILARITIES:
+            hits = self._by_kernel(queries, topk, scoring, excluded)
+        else:
+            out = np.unpackbits(excluded, bitorder="little") if excluded is not None else None
+            mask = None if out is None else torch.from_numpy(out[: segment.entry.sets] == 1)
+            hits = exact_scan(queries, self._blocks(), topk, scoring, excluded=mask)
+        own = hits.positions.numpy()
+        positions = np.where(own < 0, -1, segment.positions(np.maximum(own, 0)))
+        return Hits(hits.scores, torch.from_numpy(positions))
+
+    def _by_kernel(
+        self, queries: EmbeddingSets, topk: int, scoring: Scoring, excluded: np.ndarray | None
+    ) -> Hits:
+        dispatch.calls["native.estimates"] += 1
+        similarity = get_similarity(scoring.similarity)
+        return Hits(
+            *native.estimates(
+                read_sets(queries, None, "queries"),
+                (self.codes, self.scales),
+                topk,
+                similarity,
+                read_parameters(similarity, scoring.alpha, scoring.log_mean, scoring.parameters),
+                excluded,
+                self.segment.offsets,
+            )
+        )
+
+    def _blocks(self) -> Iterator[tuple[int, EmbeddingSets]]:
+        """The sketches as sets in fp32, removed ones too."""
+        entry, offsets = self.segment.entry, self.segment.offsets
+        step = max(1, BLOCK_BYTES // (4 * entry.k * self.codes.shape[-1]))
+        for first in range(0, entry.sets, step):
+            last = min(first + step, entry.sets)
+            if offsets is None:
+                rows, lengths = slice(first, last), None
+            else:
+                rows, lengths = (
+                    slice(offsets[first], offsets[last]),
+                    np.diff(offsets[first : last + 1]),
+                )
+            values = self.codes[rows].astype(np.float32) * self.scales[rows][..., None]
+            if lengths is not None:
+                values = pad_elements(values, lengths)
+            yield first, EmbeddingSets(values, lengths).torch()
+
+
+@dataclass(frozen=True)
+class SketchIndex:
+    """The sketches of all segments of one state of a gallery, along the same axes (d, D)."""
+
+    axes: np.ndarray
+    shards: tuple[SketchShard, ...]
+    spec: str
+
+    lists = 1
+
+    def first_effort(self, topk: int, passing: float) -> Effort:
+        """One round: nearly all of its time is the scan, which is the same at any depth."""
+        sets = sum(shard.segment.sets for shard in self.shards)
+        return Effort(max(LEAST_DEPTH, sets // DEPTH_SHARE, DEPTH_A_HIT * topk), 1, 1)
+
+    def is_exhaustive(self, probe: int) -> bool:
+        """No: what the other axes add to a cosine is not known."""
+        return False
+
+    def propose(
+        self, queries: EmbeddingSets, scoring: Scoring, effort: Effort, selection: Selection | None
+    ) -> Proposal:
+        """Propose the `depth` best sets by their sketches."""
+        values, lengths = self._sketches(queries)
+        sketched = EmbeddingSets(torch.from_numpy(values), lengths)
+        hits = None
+        for shard in self.shards:
+            own = shard.search(sketched, effort.depth, scoring, selection)
+            hits = own if hits is None else merge(hits, own, effort.depth)
+        assert hits is not None
+        candidates = np.sort(hits.positions.numpy(), axis=1)
+        read = sum(shard.codes.nbytes + shard.scales.nbytes for shard in self.shards)
+        return Proposal(candidates, np.full(values.shape[:2], np.inf, np.float32), read)
+
+    def _sketches(self, queries: EmbeddingSets) -> tuple[np.ndarray, torch.Tensor | None]:
+        """Queries (B, K, d) along the axes, zero in the padding, and their lengths."""
+        sets = queries.numpy()
+        values = np.array(sets.values, dtype=np.float32)
+        if sets.lengths is None:
+            return values @ self.axes.T, None
+        lengths = np.asarray(sets.lengths)
+        values[np.arange(values.shape[1]) >= lengths[:, None]] = 0
+        return values @ self.axes.T, torch.from_numpy(lengths)
