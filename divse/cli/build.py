@@ -47,7 +47,7 @@ def build(
 
       divse-search build g --embeddings sets.npy --columns years.csv
 
-      divse-search build g --embeddings sets.npz --ids about.csv --columns about.csv
+      divse-search build g --embeddings sets.npy --ids t.csv --columns t.csv
 
       divse-search build g --embeddings packed.npy --lengths lengths.npy --dtype float32
 

@@ -118,7 +118,7 @@ def _compared(trial: Trial, plan: PlanOptions) -> dict[str, Any]:
         "sampled": trial.sampled,
         "topk": trial.topk,
         "recall": found.recall,
-        "recalls": found.recalls,
+        "recalls": {kind: round(recall, 6) for kind, recall in found.recalls.items()},
         "lowest_recall": float(min(share.min() for share in found.shares.values())),
         "certified": statistics.mean(report.certified for report in reports),
         "candidates": statistics.mean(report.candidates for report in reports),
