@@ -160,7 +160,7 @@ def test_a_query_that_builds_an_index_says_so(files, tmp_path, cli, monkeypatch)
     query = ("query", tmp_path / "g", "--embeddings", files / "queries.npy", "--json")
     assert cli(*query)[2] == ""
     err = cli(*query, "--plan", "prefilter")[2]
-    assert "has no element index: it is built and stored there first" in err
+    assert "has no index: it is built and stored there first" in err
     assert f"divse-search index {tmp_path / 'g'}" in err and err.count("\n") == 1
     assert Gallery.open(tmp_path / "g").manifest.index is not None
     assert cli(*query, "--plan", "prefilter")[2] == ""

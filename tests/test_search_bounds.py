@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from searcher_cases import clustered, full_sort, unit
 
 import divse
-from divse.search import adaptive, plans
+from divse.search import adaptive, element_index, plans, proposal
 from divse.search.bounds import bounds_unseen, unseen_bound
 from divse.search.gallery import Gallery
 from divse.search.scan import Scoring
@@ -140,8 +140,8 @@ def test_it_looks_deeper_until_the_answer_stays(tmp_path, monkeypatch):
     search, queries = Searcher(gallery), EmbeddingSets(clustered(12))
     search.search(queries, 10, "prefilter")
     report = search.last
-    assert 2 <= report.rounds <= adaptive.MOST_ROUNDS
-    assert report.depth == adaptive.DEPTH * adaptive.DEEPER ** (report.rounds - 1)
+    assert 2 <= report.rounds <= element_index.MOST_ROUNDS
+    assert report.depth == element_index.DEPTH * proposal.DEEPER ** (report.rounds - 1)
     assert {"prefilter", "rerank"} <= report.seconds.keys() and report.candidates > 10
     one = search.search(queries, 10, "prefilter", depth=100)
     assert search.last.rounds == 1 and search.last.depth == 100 and one.ids.shape == (12, 10)
@@ -149,7 +149,7 @@ def test_it_looks_deeper_until_the_answer_stays(tmp_path, monkeypatch):
 
 def test_the_fewer_pass_a_filter_the_wider_it_looks(tmp_path, monkeypatch):
     monkeypatch.setattr(plans, "BRUTE_FORCE", 0)
-    monkeypatch.setattr(adaptive, "LEAST_PROBED", 1)
+    monkeypatch.setattr(element_index, "LEAST_PROBED", 1)
     gallery = Gallery.create(tmp_path / "g", clustered(500)).build_index("IVF32,Flat")
     search, queries = Searcher(gallery), clustered(3)
     probed = []

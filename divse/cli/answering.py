@@ -89,7 +89,7 @@ class Answering:
         if large and not has_index(self.gallery):
             where = self.gallery.path
             typer.echo(
-                f"divse-search: {where} has no element index: it is built and stored there first "
+                f"divse-search: {where} has no index: it is built and stored there first "
                 f"(as `divse-search index {where}` does)",
                 err=True,
             )

@@ -99,12 +99,14 @@ def index(
     gallery: GalleryPath,
     spec: Annotated[
         str | None,
-        typer.Option(metavar="FACTORY", help="FAISS factory string; default: chosen by size."),
+        typer.Option(
+            metavar="SPEC", help="Sketch, Sketch<d> or a FAISS factory string; default: by size."
+        ),
     ] = None,
     drop: Annotated[bool, typer.Option("--drop", help="Remove the index.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Build the prefilter's FAISS index, in place of any other; later changes keep it up to date.
+    """Build the prefilter's index, in place of any other; later changes keep it up to date.
 
     [bold]Examples[/bold]
 

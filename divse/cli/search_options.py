@@ -71,8 +71,8 @@ class PlanOptions:
         typer.Option(
             min=1,
             metavar="M",
-            help="Prefilter: take the owners of the M elements nearest to each query element; "
-            "default: deeper until the answer stays.",
+            help="Prefilter: the M best sets by their sketches, or the owners of the M elements "
+            "nearest to each query element (FAISS); default: by size, or until the answer stays.",
         ),
     ] = None
     probe: Annotated[

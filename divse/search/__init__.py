@@ -1,4 +1,4 @@
-"""Galleries on disk and the searcher over them: exact scan, or FAISS prefilter with exact rerank.
+"""Galleries on disk and the searcher over them: exact scan, or prefilter with exact rerank.
 
 `divse.search(queries, gallery, topk)` searches sets in memory: calling this package calls
 `divse.similarity.search`, so that the function and the package can share the name.

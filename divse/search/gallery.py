@@ -3,7 +3,7 @@
     gallery/
         manifest.json          what the gallery is; the only file that is ever replaced
         segment-000000-…/      immutable: embeddings.npy, offsets.npy (ragged), rows.arrow, codes
-        index-…/               the trained part of an element index, if there is one
+        index-…/               what was trained of the prefilter's index, if there is one
         writer.lock            held by the one process that writes
 
 Everything can be read with numpy and pyarrow alone; nothing is ever unpickled. The format is
@@ -123,14 +123,14 @@ class Gallery(Snapshot):
         return Gallery._of(changes.compact(self.path, progress))
 
     def build_index(self, spec: str | None = None, *, progress: Progress | None = None) -> Gallery:
-        """Store a FAISS element index, for the plan "prefilter"; later changes keep it up to date.
+        """Store an index, for the plan "prefilter"; later changes keep it up to date.
 
-        `spec` is a FAISS factory string; None chooses one by size. Needs faiss.
+        `spec` is "Sketch", "Sketch<d>" (d axes) or a FAISS factory string; None chooses by size.
         """
         return Gallery._of(changes.build_index(self.path, spec, progress))
 
     def drop_index(self) -> Gallery:
-        """Remove the stored element index."""
+        """Remove the stored index."""
         return Gallery._of(changes.drop_index(self.path))
 
     def export(self, path: str | Path, *, progress: Progress | None = None) -> None:

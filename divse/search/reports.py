@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from divse.search.index_spec import is_sketch
+
 
 class SearchResult(NamedTuple):
     """`scores` (B, topk) fp32, best first; `ids` (B, topk); `certified` (B,) bool: proven exact."""
@@ -52,8 +54,12 @@ class SearchPlan:
         if self.plan == "certified":
             how = f"int8 codes of {left}{self.sets} sets are read, what they leave is scored"
         if self.plan == "prefilter" and self.index is not None:
-            depth = self.depth or "more and more"
-            how = f"{depth} nearest elements of {self.elements} by {self.index}, then reranked"
+            if is_sketch(self.index):
+                how = f"{self.depth or 'the best'} of {self.sets} sets by {self.index}"
+            else:
+                depth = self.depth or "more and more"
+                how = f"{depth} nearest elements of {self.elements} by {self.index}"
+            how += ", then reranked"
             how += f" ({self.survivors} sets pass the filter)" if left else ""
         note = f" [{self.note}]" if self.note else ""
         return f"{self.plan} ({self.why}): {how}; {self.impl} on {self.device}{note}"

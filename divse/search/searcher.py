@@ -2,8 +2,7 @@
 
     exact      every set that passes the filter is scored; the answer is the answer
     certified  int8 codes rule most sets out, the rest is scored: the same answer, half the bytes
-    prefilter  FAISS proposes candidates by their elements, exact scores order them; looks deeper
-               until the answer stays the same or is proven
+    prefilter  an index proposes candidates, exact scores order them
     auto       a scan where that is cheap or no index is there yet, else prefilter; or what `tune`
                found to be cheapest
 
@@ -98,11 +97,12 @@ class Searcher:
         """Find the `topk` best sets for each of the queries (B, K, D).
 
         `plan` is one of "auto", "exact", "certified" and "prefilter"; `depth` is the number of
-        nearest elements that the prefilter looks up for each query element, `probe` the number of
-        clusters of its index that it looks into. `where` is a condition over the gallery's columns
-        and `id`, such as "year >= 2010 and label in ('cat', 'dog')" (needs duckdb), `allowed` an
-        array of ids: only sets that pass both are found, and results have min(topk, sets that pass)
-        columns. `similarity`, `alpha`, `log_mean`, `impl` and `parameters` as in `divse.score`.
+        sets that the prefilter's sketches propose, or of elements that its FAISS index looks up for
+        each query element, `probe` the number of clusters that this looks into. `where` is a
+        condition over the gallery's columns and `id`, such as "year >= 2010 and label in ('cat',
+        'dog')" (needs duckdb), `allowed` an array of ids: only sets that pass both are found, and
+        results have min(topk, sets that pass) columns. `similarity`, `alpha`, `log_mean`, `impl`
+        and `parameters` as in `divse.score`.
         Equal scores come in the order of position.
         """
         scoring = Scoring(similarity, alpha, log_mean, impl, parameters)

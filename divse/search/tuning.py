@@ -54,7 +54,7 @@ def tune(
 
     Where queries are drawn, it is the smaller one of the means over their two kinds.
 
-    Scans always reach it. The prefilter is measured where the gallery stores an element index:
+    Scans always reach it. The prefilter is measured where the gallery stores an index:
     adaptive, and with every useful pair of depth and clusters. The result is stored beside the
     gallery (`store=False` leaves it), and plan="auto" uses it from then on for up to `topk`
     results of the same similarity on this machine, until the gallery changes.
