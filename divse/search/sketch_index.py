@@ -10,7 +10,7 @@ that share one topic. A scan reads d + 4 bytes an element.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -75,6 +75,8 @@ class SketchShard:
         segment = self.segment
         excluded = segment.removed if selection is None else selection.excluded(segment)
         topk = min(topk, segment.entry.sets)
+        if scoring.impl == "triton":  # sketches lie in the host's memory, whoever scores the sets
+            scoring = replace(scoring, impl="auto")
         if serves(queries, scoring) and scoring.similarity in certified.SIMILARITIES:
             hits = self._by_kernel(queries, topk, scoring, excluded)
         else:
