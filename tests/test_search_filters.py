@@ -234,3 +234,18 @@ def test_a_condition_is_evaluated_once_for_many_batches(small_gallery, monkeypat
     monkeypatch.setattr("divse.search.filters.matching", None)
     second = search.search(queries, 3, where="year > 2000")
     np.testing.assert_array_equal(first.ids, second.ids)
+
+
+@pytest.mark.parametrize("plan", ["exact", "certified", "prefilter"])
+@pytest.mark.parametrize("spec", ["Flat", "Sketch8"])
+def test_a_segment_without_sets_hides_none_of_the_next(tmp_path, monkeypatch, plan, spec):
+    """A gallery whose sets were all removed keeps a segment, where the next one begins too."""
+    monkeypatch.setattr(plans, "BRUTE_FORCE", 0)
+    values = clustered(40)
+    gallery = Gallery.create(tmp_path / "g", values[:20]).build_index(spec)
+    gallery = gallery.remove(range(20)).add(values[20:])
+    assert [segment.start for segment in gallery.segments] == [0, 0]
+    search = Searcher(gallery)
+    found = search.search(values[20:], 4, plan, allowed=[21, 25, 26, 39])
+    assert (np.sort(found.ids) == [21, 25, 26, 39]).all()
+    assert found.ids[5, 0] == 25 and found.ids[19, 0] == 39

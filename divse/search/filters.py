@@ -53,7 +53,7 @@ class Selection:
     def __init__(self, snapshot: Snapshot, mask: np.ndarray) -> None:
         self.snapshot, self.mask = snapshot, mask
         self.positions = np.flatnonzero(mask)
-        self._bitmaps: dict[tuple[str, int], np.ndarray] = {}
+        self._bitmaps: dict[tuple[str, str], np.ndarray] = {}  # of what, of which segment
 
     @property
     def count(self) -> int:
@@ -67,7 +67,7 @@ class Selection:
 
     def excluded(self, segment: Segment) -> np.ndarray:
         """Bitmap (ceil(n / 8),) over the sets of a segment's files of those not to be found."""
-        key = ("sets", segment.start)
+        key = ("sets", segment.entry.name)
         if key not in self._bitmaps:
             mask = np.ones(segment.entry.sets, dtype=bool)
             mask[segment.own(self.inside(segment))] = False
@@ -76,7 +76,7 @@ class Selection:
 
     def elements(self, segment: Segment) -> np.ndarray:
         """Bitmap over the elements of a segment's files of those that may be found."""
-        key = ("elements", segment.start)
+        key = ("elements", segment.entry.name)
         if key not in self._bitmaps:
             mask = np.zeros(segment.entry.elements, dtype=bool)
             mask[segment.element_index(self.inside(segment))] = True
