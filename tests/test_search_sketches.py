@@ -136,6 +136,30 @@ def test_axes_keep_most_of_the_elements(tmp_path):
     assert kept == pytest.approx(best[:16].sum() / best.sum(), abs=1e-4) and kept > 0.8
     with pytest.raises(ValueError, match="at most D=40"):
         gallery.build_index("Sketch41")
+    for wrong in ("Sketch0", "sketch16", "Sketch 16"):
+        with pytest.raises(ValueError, match=f"index '{wrong}': expected Sketch, or Sketch<d>"):
+            gallery.build_index(wrong)
+
+
+def test_axes_of_an_empty_gallery_are_named(tmp_path):
+    values = clustered(60)
+    empty = Gallery.create(tmp_path / "g", values[:9]).remove(range(9))
+    with pytest.warns(UserWarning, match="any axes, as the gallery is empty"):
+        filled = empty.build_index("Sketch8").add(values)
+    axes = open_index(filled.compact()).axes
+    elements = filled.sets().values.reshape(-1, 32).astype(np.float64)
+    best = np.sort(np.linalg.eigvalsh(elements.T @ elements))[::-1][:8].sum()
+    assert np.square(elements @ axes.T).sum() == pytest.approx(best, rel=1e-3)
+
+
+def test_one_scan_proposes_as_many_sets_as_are_asked_for(large):
+    gallery, queries = large
+    search = Searcher(gallery)
+    found = search.search(queries, 20, "prefilter", depth=3)
+    assert found.ids.shape == (40, 20) and search.last.candidates == 20
+    assert (search.last.rounds, search.last.depth) == (1, 20)
+    search.search(queries, 20, "prefilter", depth=5000)
+    assert (search.last.rounds, search.last.depth) == (1, 2900)  # sets, of 11,600 elements
 
 
 def test_specifications(monkeypatch):

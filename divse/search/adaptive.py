@@ -34,9 +34,8 @@ def first_effort(
     `passing` is the share of the sets that pass the filter.
     """
     usual = index.first_effort(topk, passing)
-    if depth is None and probe is None:
-        return usual
-    return Effort(depth or usual.depth, probe or usual.probe, 1)
+    rounds = usual.rounds if depth is None and probe is None else 1
+    return Effort(index.fit(depth or usual.depth, topk), probe or usual.probe, rounds)
 
 
 def run_prefilter(
@@ -54,7 +53,8 @@ def run_prefilter(
     work.rounds = 0
     while len(waiting) and (not work.rounds or effort.depth * SCANNED_FROM <= elements):
         waiting = _round(request.of(waiting), index, effort, found, waiting)
-        work.depth, work.probe = min(effort.depth, elements), min(effort.probe, index.lists)
+        work.depth = index.fit(effort.depth, request.topk)
+        work.probe = min(effort.probe, index.lists)
         work.rounds += 1
         effort = effort.more()
     if len(waiting):

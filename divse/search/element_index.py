@@ -66,6 +66,10 @@ class ElementIndex:
         best = np.argpartition(-products, count - 1, axis=1)[:, :count]
         return np.take_along_axis(products, best, 1), np.take_along_axis(owners, best, 1)
 
+    def fit(self, depth: int, topk: int) -> int:
+        """At most all elements; how many sets own them is not known."""
+        return min(depth, sum(shard.segment.entry.live_elements for shard in self.shards))
+
     def is_exhaustive(self, probe: int) -> bool:
         """Whether no element is nearer than those returned: see `bounds`."""
         return all(shard.is_exhaustive(probe) for shard in self.shards)
@@ -90,8 +94,7 @@ class ElementIndex:
         real = np.ones(values.shape[:2], dtype=bool)
         if queries.lengths is not None:
             real = np.arange(queries.k) < np.asarray(queries.lengths)[:, None]
-        elements = sum(shard.segment.entry.live_elements for shard in self.shards)
-        depth = min(effort.depth, elements)
+        depth = self.fit(effort.depth, 1)
         products, found = self.nearest(values[real], depth, effort.probe, selection)
         limits = np.full(real.shape, -np.inf, dtype=np.float32)
         limits[real] = products.min(axis=1)

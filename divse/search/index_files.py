@@ -14,7 +14,7 @@ from typing import Any
 
 from divse.search import durable, element_index, faiss_files, sketch_files, sketch_index
 from divse.search.element_index import Progress, Trained
-from divse.search.index_spec import automatic_spec, is_sketch
+from divse.search.index_spec import automatic_spec, check_spec, is_sketch
 from divse.search.manifest import FileEntry, IndexEntry, SegmentEntry
 from divse.search.mapping import map_file
 from divse.search.proposal import PrefilterIndex
@@ -30,6 +30,7 @@ def has_index(snapshot: Snapshot) -> bool:
 def train(snapshot: Snapshot, spec: str | None = None) -> Trained:
     """Train an index without elements; without a specification the one for the gallery's size."""
     asked = automatic_spec(snapshot.manifest.elements) if spec is None else spec
+    check_spec(asked)
     kind = sketch_index if is_sketch(asked) else element_index
     trained: Trained = kind.train(snapshot, asked)
     return trained if spec is not None else trained._replace(automatic=True)

@@ -14,6 +14,12 @@ def is_sketch(spec: str) -> bool:
     return _SKETCH.fullmatch(spec) is not None
 
 
+def check_spec(spec: str) -> None:
+    """Refuse what means sketches and is not written so; FAISS knows what else there is."""
+    if spec.lower().startswith("sketch") and not is_sketch(spec):
+        raise ValueError(f"index {spec!r}: expected Sketch, or Sketch<d> such as Sketch96")
+
+
 def sketch_dims(spec: str) -> int | None:
     """Return d of "Sketch<d>", None of "Sketch", which goes by the gallery's elements."""
     match = _SKETCH.fullmatch(spec)

@@ -56,6 +56,9 @@ class PrefilterIndex(Protocol):
     def first_effort(self, topk: int, passing: float) -> Effort:
         """What the first round does; `passing` is the share of the sets that pass the filter."""
 
+    def fit(self, depth: int, topk: int) -> int:
+        """The depth next to `depth` that there is and, where sets are proposed, gives `topk`."""
+
     def is_exhaustive(self, probe: int) -> bool:
         """Whether `Proposal.limits` hold."""
 

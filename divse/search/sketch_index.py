@@ -9,6 +9,7 @@ that share one topic. A scan reads d + 4 bytes an element.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -43,6 +44,12 @@ def train(snapshot: Snapshot, spec: str) -> Trained:
     if dims is not None and dims > snapshot.dim:
         raise ValueError(f"index {spec!r}: got {dims} axes, expected at most D={snapshot.dim}")
     sample = sample_elements(snapshot, SAMPLED)
+    if not len(sample):
+        warnings.warn(
+            f"the index {spec!r} has any axes, as the gallery is empty: they find little until it "
+            "is compacted with more sets, or gets another index",
+            stacklevel=2,
+        )
     moment = sample.T.astype(np.float64) @ sample
     values, vectors = np.linalg.eigh(moment)
     if dims is None:
@@ -135,8 +142,15 @@ class SketchIndex:
 
     def first_effort(self, topk: int, passing: float) -> Effort:
         """One round: nearly all of its time is the scan, which is the same at any depth."""
-        sets = sum(shard.segment.sets for shard in self.shards)
-        return Effort(max(LEAST_DEPTH, sets // DEPTH_SHARE, DEPTH_A_HIT * topk), 1, 1)
+        return Effort(max(LEAST_DEPTH, self._sets // DEPTH_SHARE, DEPTH_A_HIT * topk), 1, 1)
+
+    def fit(self, depth: int, topk: int) -> int:
+        """At least as many sets as are asked for: another round would be another scan."""
+        return min(max(depth, topk), self._sets)
+
+    @property
+    def _sets(self) -> int:
+        return sum(shard.segment.sets for shard in self.shards)
 
     def is_exhaustive(self, probe: int) -> bool:
         """No: what the other axes add to a cosine is not known."""
