@@ -77,6 +77,38 @@ def test_ids_of_a_table(folder, cli):
     assert built(cli, "--embeddings", "sets.npy", "--ids", "about.tsv").ids.tolist() == [8, 6, 7, 5]
 
 
+def test_whole_ids_of_up_to_64_bits(folder, cli):
+    """Longer ones are text, as no gallery has numbers so great."""
+    for first, kind in ((2**63 - 4, int), (2**63 - 3, str)):
+        ids = [first + row for row in range(4)]
+        lines = [f"{value},{place}" for place, value in enumerate(ids)]
+        (folder / "great.csv").write_text("\n".join(["id,year", *lines[::-1]]))
+        np.save("ids.npy", ids if kind is int else list(map(str, ids)))
+        options = ("--embeddings", "sets.npy", "--ids", "ids.npy", "--columns", "great.csv")
+        gallery = built(cli, *options)
+        assert gallery.ids.tolist() == list(map(kind, ids))
+        assert column(gallery, "year") == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("ids", ["later.csv", "later.txt"])
+@pytest.mark.parametrize("first", [["a", "b", "c", "d"], [1, 2, 3, 4]])
+def test_ids_become_what_the_gallery_has(folder, cli, first, ids):
+    """A file of digits does not tell whether they are numbers, the gallery does."""
+    np.save("first.npy", first)
+    later = ["5", "6", "7", "8"] if isinstance(first[0], str) else [5, 6, 7, 8]
+    (folder / "later.csv").write_text("id,year\n5,5\n6,6\n7,7\n8,8\n")
+    (folder / "later.txt").write_text("5\n6\n7\n8\n")
+    sets = ("--embeddings", "sets.npy", "--ids")
+    built(cli, "--embeddings", "sets.npy", "--ids", "first.npy")
+    assert cli("add", "g", *sets, ids)[0] == 0
+    assert Gallery.open("g").ids.tolist() == first + later
+    assert cli("update", "g", *sets, ids)[0] == 0
+    code, out, _ = cli("query", "g", "--embeddings", "q.npy", "--allowed-ids", ids, "--json")
+    assert code == 0 and all(f'"id": {json.dumps(value)},' in out for value in later)
+    assert cli("remove", "g", "--ids", ids)[0] == 0
+    assert Gallery.open("g").ids.tolist() == first
+
+
 @pytest.mark.parametrize("name", ["sets.npz", "whole.npz"])
 def test_archives_of_numpy(folder, cli, name):
     gallery = built(cli, "--embeddings", name)

@@ -9,6 +9,7 @@ import typer
 
 import divse
 from divse.cli.arguments import AsJson, DType, GalleryPath
+from divse.cli.maintain import ids_for
 from divse.cli.output import size_of, tell
 from divse.cli.progress import bar
 from divse.cli.sources import ColumnOptions, SourceOptions
@@ -104,11 +105,19 @@ def add(
     """
     source.check()
     before = divse.Gallery.open(gallery)
-    sets = columns.join(source.open(before), before)
+    sets = columns.join(_opened(source, before), before)
     with bar("add", sets.total) as step:
         after = before.add(sets.blocks, sets.ids, sets.columns, progress=step)
     added = len(after) - len(before)
     _told(as_json, f"added {added:,} sets", after, added=added)
+
+
+def _opened(source: SourceOptions, gallery: Gallery) -> Source:
+    """The sets, with ids such as the gallery has."""
+    sets = source.open(gallery)
+    if source.ids is not None and sets.ids is not None:
+        sets.ids = ids_for(gallery, sets.ids)
+    return sets
 
 
 def update(
@@ -130,7 +139,7 @@ def update(
     """
     source.check()
     before = divse.Gallery.open(gallery)
-    sets = source.open(before)
+    sets = _opened(source, before)
     if sets.ids is None:
         raise ValueError("update needs ids: give --ids FILE, or a file that has them")
     joined = columns.join(sets, before).columns

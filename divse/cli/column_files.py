@@ -7,6 +7,7 @@ is made of them, everything else is text. A gallery that is there knows better.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +77,9 @@ def ids_of(path: Path, table: Any) -> Any:
     empty = column.null_count
     if path.suffix in SEPARATORS:  # 007 is text: as a number it would be another id
         empty = pc.sum(pc.equal(column, "")).as_py()
-        if pc.all(pc.match_substring_regex(column, r"^(0|-?[1-9]\d{0,17})$")).as_py():
-            column = column.cast(pa.int64())
+        if pc.all(pc.match_substring_regex(column, r"^(0|-?[1-9]\d*)$")).as_py():
+            with suppress(pa.ArrowInvalid):  # beyond 64 bits: text
+                column = column.cast(pa.int64())
     if empty:
         raise ValueError(f"{path}: {empty} rows have no id")
     return as_ids(column)

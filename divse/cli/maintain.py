@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -152,9 +153,10 @@ def export(
 
 
 def ids_for(gallery: Gallery, names: Iterable[Any]) -> list[Any]:
-    """Ids as the gallery has them: words from a command line or a file become whole numbers."""
-    whole = gallery.manifest.id_type == "int64"
-    return [_whole(name) if whole else name for name in names]
+    """Ids as the gallery has them: a file of words or of numbers may not tell which they are."""
+    if gallery.manifest.id_type == "int64":
+        return [_whole(name) for name in names]
+    return [str(name) if isinstance(name, Integral) else name for name in names]
 
 
 def _whole(value: object) -> int:
