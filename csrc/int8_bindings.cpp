@@ -79,7 +79,7 @@ struct CodesArgument {
                  Allowed::float32_any_layout) {
         check_dims(dim);
         const Sets& sets = scales.sets();
-        const auto elements = py::reinterpret_borrow<py::array>(given_scales).shape(0);
+        const auto elements = static_cast<std::int64_t>(py::len(given_scales));
         std::vector<py::ssize_t> shape = elements_shape(sets, elements);
         codes.scales = codes.residuals = piece<float>("scales", given_scales, shape);
         shape.push_back(dim);

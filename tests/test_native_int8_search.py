@@ -55,6 +55,16 @@ def test_excluded_and_packed_sets():
     assert (ids[:, 0] == range(3)).mean() >= 0.5
 
 
+class Indexed:
+    """No array, though what it is indexed by gives one."""
+
+    def __len__(self):
+        return 5
+
+    def __getitem__(self, _):
+        return np.ones((5, 2, 1), np.float32)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -62,6 +72,7 @@ def test_excluded_and_packed_sets():
         ({"codes": np.zeros((5, 2, 8), np.uint8)}, "codes"),
         ({"scales": np.zeros((4, 2), np.float32)}, "codes"),
         ({"scales": np.zeros((5, 2))}, "scales"),
+        ({"scales": Indexed()}, "scales: got dtype None"),
         ({"topk": 6}, "topk"),
         ({"similarity": "mp"}, "similarity"),
         ({"excluded": np.zeros(2, np.uint8)}, "excluded"),
