@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -153,10 +152,10 @@ def export(
 
 
 def ids_for(gallery: Gallery, names: Iterable[Any]) -> list[Any]:
-    """Ids as the gallery has them: a file of words or of numbers may not tell which they are."""
+    """Ids as the gallery has them: words and tables do not tell what they are, numpy does."""
     if gallery.manifest.id_type == "int64":
         return [_whole(name) for name in names]
-    return [str(name) if isinstance(name, Integral) else name for name in names]
+    return [str(name) if isinstance(name, int) else name for name in names]
 
 
 def _whole(value: object) -> int:
