@@ -120,7 +120,8 @@ def _settings(
         return
     yield "prefilter", None, None
     if is_sketch(stored.spec):
-        yield from (("prefilter", depth, 1) for depth in SKETCH_DEPTHS)
+        fewer = (depth for depth in SKETCH_DEPTHS if depth < len(gallery))
+        yield from (("prefilter", depth, 1) for depth in fewer)
         return
     clusters = lists(read_trained(gallery.path, stored, gallery.dim))
     for probe in sorted({max(1, clusters // share) for share in SHARES}):
