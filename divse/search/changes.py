@@ -120,7 +120,7 @@ def compact(folder: Path, progress: Progress | None) -> Snapshot:
 def build_index(
     folder: Path, spec: str | None, progress: Progress | None, only_state: str | None = None
 ) -> Snapshot:
-    """Train an element index and store it with a shard for every segment, in place of any other.
+    """Train an index and store it with a shard for every segment, in place of any other.
 
     With `only_state`, the checksum of a manifest, nothing happens in another state of the gallery.
     """
@@ -134,7 +134,7 @@ def build_index(
 
 
 def drop_index(folder: Path) -> Snapshot:
-    """Remove the stored element index."""
+    """Remove the stored index."""
     with writing(folder, index=False) as writer:
         now = writer.now.manifest
         if now.index is None:

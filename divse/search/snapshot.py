@@ -44,7 +44,7 @@ class Snapshot:
     def open(cls, path: str | Path, *, index: bool = True) -> Self:
         """Open a gallery: its manifest, file sizes and headers are checked, contents are not.
 
-        Without `index`, files of the element index are not looked at: they may be damaged.
+        Without `index`, files of the index are not looked at: they may be damaged.
         """
         folder = Path(path)
         manifest = Manifest.read(folder)

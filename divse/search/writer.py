@@ -97,7 +97,7 @@ class Writer:
 def writing(folder: Path, *, index: bool = True) -> Iterator[Writer]:
     """Hold the lock and read the state; what was written and not committed is removed.
 
-    A writer who replaces the element index opens the state without `index`: it may be damaged.
+    A writer who replaces the index opens the state without `index`: it may be damaged.
     """
     with writer_lock(folder):
         durable.sync_folder(folder)  # the state may be that of a writer who did not come to it
