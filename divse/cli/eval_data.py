@@ -114,6 +114,7 @@ def read_matrix(file: Path, mmap: Literal["r"] | None = None) -> Array:
     except (ValueError, EOFError) as error:
         raise ValueError(f"{file} is no .npy file of plain numbers: {error}") from None
     if not isinstance(matrix, np.ndarray):
+        matrix.close()
         raise ValueError(f"{file} is an archive; give one .npy file of (pictures, captions)")
     return matrix
 
