@@ -35,5 +35,5 @@ loaded=$("$python" -c 'import divse_native; print(divse_native.__file__)')
 # the child waits for ever (in SizeClassAllocator64::GetFromAllocator). `make test` runs that test.
 "$python" -m pytest -p no:cacheprovider --hypothesis-seed=0 -n "${WORKERS:-2}" \
     tests/test_native.py tests/test_native_similarities.py tests/test_native_candidates.py \
-    tests/test_native_threads.py tests/test_native_int8.py \
+    tests/test_native_threads.py tests/test_native_int8.py tests/test_native_int8_search.py \
     --deselect=tests/test_native_threads.py::test_works_in_children_forked_while_other_threads_are_in_calls
