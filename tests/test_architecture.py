@@ -12,9 +12,14 @@ ROOT = Path(__file__).resolve().parent.parent
 BELOW = {
     "divse_kernels": set(),
     "divse.sets": set(),
+    "divse.npy": set(),
     "divse.similarity": {"divse.sets", "divse_kernels", "divse_native"},
 }
-BELOW["divse.data"] = BELOW["divse.models"] = {"divse.similarity", *BELOW["divse.similarity"]}
+BELOW["divse.data"] = BELOW["divse.models"] = {
+    "divse.npy",
+    "divse.similarity",
+    *BELOW["divse.similarity"],
+}
 BELOW["divse.search"] = BELOW["divse.data"]
 BELOW["divse.evaluation"] = {"divse.models", "divse.data", *BELOW["divse.data"]}
 BELOW["divse.encoder"] = BELOW["divse.evaluation"]

@@ -195,7 +195,7 @@ def test_the_test_split_may_be_the_first_thousand(tmp_path):
         (np.ones((2, 2), np.float32), ["a"] * 10, r"expected floats .* got float32 \(2, 2\)"),
         (np.ones((2, 1, 2), np.int64), ["a"] * 10, "expected floats"),
         (np.ones((1, 1, 2), np.float32), ["a", "", "c", "d", "e"], "line 2: an empty caption"),
-        (np.array([{"an": "object"}]), ["a"] * 5, "cannot be memory-mapped"),
+        (np.array([{"an": "object"}]), ["a"] * 5, "no .npy file of plain numbers"),
     ],
 )
 def test_broken_regions_are_refused(tmp_path, features, captions, message):
@@ -220,7 +220,7 @@ def test_files_of_nothing_and_of_other_encodings_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"dev_caps.txt is not UTF-8"):
         DATASETS["regions"]("val", path=tmp_path)
     (tmp_path / "dev_ims.npy").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"dev_ims.npy cannot be memory-mapped"):
+    with pytest.raises(ValueError, match=r"dev_ims.npy is no .npy file"):
         DATASETS["regions"]("val", path=tmp_path)
     (tmp_path / "captions.csv").write_bytes("image,caption\na.jpg,café\n".encode("latin-1"))
     with pytest.raises(ValueError, match=r"captions.csv is not UTF-8"):

@@ -82,6 +82,9 @@ def test_packed_and_ragged_sets(call, tmp_path):
     np.savez(tmp_path / "images.npz", embeddings=elements, lengths=lengths + 1)
     code, _, err = call("--images-embeddings", tmp_path / "images.npz", *texts)
     assert code == 1 and "do not fit its lengths" in err
+    (tmp_path / "images.npy").rename(tmp_path / "images.npz")
+    code, _, err = call("--images-embeddings", tmp_path / "images.npz", *texts)
+    assert code == 1 and "images.npz is no .npz archive" in err
 
 
 def test_every_protocol_at_once(call, files):

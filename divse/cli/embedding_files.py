@@ -22,6 +22,7 @@ import numpy as np
 
 from divse.cli.column_files import TABLES, ids_of, read_table
 from divse.cli.parquet_sets import blocks_of_lists, is_list
+from divse.npy import read_npy
 from divse.sets import Array, EmbeddingSets, pad_elements
 
 READ_BYTES = 1 << 25  # of fp32 values at a time
@@ -84,7 +85,7 @@ def read_embeddings(path: Path, lengths: Path | None = None, ids: Path | None = 
     exported = path.with_suffix(".rows.parquet") if path.suffix == ".npy" else None
     if exported is not None and ids is None and exported.is_file():
         return _read_exported(path, exported, lengths)
-    sizes = None if lengths is None else _load_npy(lengths)
+    sizes = None if lengths is None else read_npy(lengths, "r")
     source = readers[path.suffix](path, sizes)
     if ids is not None:
         source.ids = read_ids(ids)
@@ -98,7 +99,7 @@ def _read_exported(path: Path, rows: Path, lengths: Path | None) -> Source:
     beside = path.with_suffix(".lengths.npy")
     if lengths is None and beside.is_file():
         lengths = beside
-    source = _read_npy(path, None if lengths is None else _load_npy(lengths))
+    source = _read_npy(path, None if lengths is None else read_npy(lengths, "r"))
     table = pq.read_table(rows)
     source.columns = {name: table.column(name) for name in table.column_names}
     source.ids = source.columns.pop("id", None)
@@ -108,7 +109,7 @@ def _read_exported(path: Path, rows: Path, lengths: Path | None) -> Source:
 def read_ids(path: Path) -> Any:
     """Read ids: .npy, a .json list, the column id of .csv or .parquet, or text, one id a line."""
     if path.suffix == ".npy":
-        return _load_npy(path)
+        return read_npy(path, "r")
     if path.suffix in TABLES:
         return ids_of(path, read_table(path)).to_pylist()
     text = read_text(path)
@@ -136,18 +137,8 @@ def read_text(path: Path) -> str:
         raise ValueError(f"{path} is no UTF-8 text: {error}") from None
 
 
-def _load_npy(path: Path) -> np.ndarray:
-    try:
-        array: Any = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{path} is no .npy file of plain numbers: {error}") from None
-    if not isinstance(array, np.ndarray):
-        raise ValueError(f"{path} is an .npz archive, and not called so; expected one array")
-    return array
-
-
 def _read_npy(path: Path, lengths: np.ndarray | None) -> Source:
-    array = _load_npy(path)
+    array = read_npy(path, "r")
     _check_type(path, array.dtype.name)
     return _from_rows(path, array.shape, lambda rows: array[rows], lengths)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from divse.cli.embedding_files import read_ids
 from divse.data import DATASETS, ImageTextData, karpathy
 from divse.evaluation.corpus import PER_PICTURE, Corpus
 from divse.evaluation.eccv import coco_test_ids, coco_test_images, package_folder
+from divse.npy import read_npy
 
 if TYPE_CHECKING:
     from divse.training.config import Config
@@ -102,21 +103,7 @@ def with_relevance(corpus: Corpus, given: DataOptions) -> Corpus:
     """The corpus with the fitting pairs of a file, if one is given."""
     if given.relevance is None:
         return corpus
-    return replace(corpus, relevance=read_matrix(given.relevance))
-
-
-def read_matrix(file: Path, mmap: Literal["r"] | None = None) -> Array:
-    """The array of a .npy file of plain numbers."""
-    if not file.is_file():
-        raise FileNotFoundError(f"{file}: there is no such file")
-    try:
-        matrix = np.load(file, mmap_mode=mmap, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{file} is no .npy file of plain numbers: {error}") from None
-    if not isinstance(matrix, np.ndarray):
-        matrix.close()
-        raise ValueError(f"{file} is an archive; give one .npy file of (pictures, captions)")
-    return matrix
+    return replace(corpus, relevance=read_npy(given.relevance))
 
 
 def with_ids(corpus: Corpus, given: DataOptions, data: ImageTextData | None) -> Corpus:

@@ -7,16 +7,17 @@ from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import is_zipfile
 
 import numpy as np
 import torch
 
 from divse.cli.embedding_files import read_embeddings
-from divse.cli.eval_data import read_matrix
 from divse.cli.progress import bar
 from divse.evaluation import log_variance
 from divse.evaluation.protocols import Protocol
 from divse.evaluation.scores import MatrixScores, MeanScores, Scores, SetScores
+from divse.npy import read_npy
 from divse.sets import EmbeddingSets, pad_elements
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def ensemble(models: Sequence[Model]) -> Model:
 
 def of_matrix(file: Path) -> Model:
     """A matrix of scores (I, T) in a .npy file, memory-mapped."""
-    matrix = read_matrix(file, "r")
+    matrix = read_npy(file, "r")
     return Model(file.stem, {"i2t": MatrixScores(matrix)})
 
 
@@ -93,6 +94,8 @@ def _from_archive(file: Path) -> EmbeddingSets:
     """Array "embeddings" (or the only one), and maybe "lengths", of an .npz archive."""
     if not file.is_file():
         raise FileNotFoundError(f"{file}: there is no such file")
+    if not is_zipfile(file):
+        raise ValueError(f"{file} is no .npz archive; a single array is called .npy")
     try:
         with np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}

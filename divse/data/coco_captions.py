@@ -11,10 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from divse.data.dataset import ImageTextData, check_split
 from divse.data.files import data_root, first_file, names_in, read_json, require
+from divse.npy import read_npy
 
 PLACES = (".", "annotations")
 ROOTS = (".", "images")
@@ -81,7 +80,7 @@ def _gather(
         raise ValueError(f"captions_{year}.json in {folder} has no lists annotations and images")
     annotations: Mapping[int, Any] = {a["id"]: a for a in content["annotations"]}
     files = {image["id"]: image["file_name"] for image in content["images"]}
-    ids = np.load(folder / f"coco_{name}_ids.npy", allow_pickle=False)
+    ids = read_npy(folder / f"coco_{name}_ids.npy")
     unknown = [int(i) for i in ids if int(i) not in annotations]
     if unknown:
         raise ValueError(

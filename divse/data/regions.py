@@ -29,6 +29,7 @@ from divse.data.caption_lines import (
 )
 from divse.data.dataset import ImageTextData, check_split
 from divse.data.files import data_root, require
+from divse.npy import read_npy
 
 PLACES = (".", "coco_precomp", "f30k_precomp", "precomp")
 FEATURES = "_ims.npy"
@@ -89,10 +90,7 @@ def find_folder(path: Path) -> Path:
 
 def open_features(file: Path) -> NDArray[np.floating[Any]]:
     """Memory-map an array of features (I, R, C); one that holds objects is refused by numpy."""
-    try:
-        features: NDArray[np.floating[Any]] = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{file} cannot be memory-mapped ({error}): is it whole?") from None
+    features: NDArray[np.floating[Any]] = read_npy(file, "r")
     if features.ndim != 3 or features.dtype.kind != "f" or not features.size:
         raise ValueError(
             f"{file}: expected floats (pictures, regions, channels), "

@@ -22,6 +22,7 @@ import numpy as np
 from divse.evaluation.corpus import Corpus
 from divse.evaluation.eccv import listed, two_files
 from divse.evaluation.judgement import Array, Judgement, both_ways
+from divse.npy import read_npy
 
 ZETAS = (0, 1, 2)
 ROWS = 1024  # pictures compared with all others at a time
@@ -92,7 +93,7 @@ def read_labels(path: Path, corpus: Corpus) -> Array:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file of class labels")
     if path.suffix == ".npy":
-        labels = np.asarray(np.load(path, allow_pickle=False))
+        labels = read_npy(path)
         if labels.ndim != 2 or len(labels) != corpus.images or not np.isin(labels, (0, 1)).all():
             raise ValueError(
                 f"{path}: expected 0 and 1 of shape ({corpus.images}, classes), got "

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from divse.data.pictures import fitted_part, read_picture
+from divse.npy import read_npy
 from divse.plots.attention import Looked
 from divse.plots.neighbours import Asked, Neighbour, Pixels, nearest, nearest_wholes
 from divse.plots.space import Family
@@ -98,7 +99,7 @@ def look(
         return found
     if not trained.reads_regions or len(found) != 1:
         raise ValueError("--boxes: belong to the regions of one picture, --index I")
-    held = np.load(boxes, allow_pickle=False)
+    held = read_npy(boxes)
     expected = (found[0].maps.shape[1], 4)
     if held.shape != expected:
         raise ValueError(f"{boxes}: got {held.shape}, expected {expected}: x1 y1 x2 y2 a region")
