@@ -27,6 +27,24 @@ struct Vnni {
             _mm512_sub_epi32(_mm512_loadu_si512(p), _mm512_set1_epi32(bias * sum)));
     }
 
+    using Lanes = Int;
+    using LaneQuery = Int;
+    static constexpr int lane_elements = 4;
+
+    static Lanes start(std::int32_t sum) { return _mm512_set1_epi32(-bias * sum); }
+    static LaneQuery load_lane_query(const std::int8_t* p) {
+        std::int32_t codes;
+        __builtin_memcpy(&codes, p, sizeof codes);
+        return _mm512_set1_epi32(codes);
+    }
+    template <int Rows>
+    static void add_lanes(Lanes* sums, const std::int8_t* gallery, const LaneQuery* rows) {
+        const Int lanes = load(gallery);
+#pragma GCC unroll 4
+        for (int r = 0; r < Rows; ++r) sums[r] = dot(sums[r], lanes, rows[r]);
+    }
+    static __m512 lane_floats(Lanes sum) { return _mm512_cvtepi32_ps(sum); }
+
     // Lane i of the result is the sum over the lanes of sums[i].
     static Int sum_each(const Int* s) {
         const Int p = pairs(quarters(s[0], s[4], s[8], s[12]), quarters(s[1], s[5], s[9], s[13]));

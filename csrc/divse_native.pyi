@@ -130,14 +130,18 @@ def int8_search(
     queries: _Floats,
     codes: NDArray[np.int8],
     scales: _Floats,
+    sets: int,
     topk: int,
     *,
+    gallery_lengths: _Ids | None = None,
     excluded: NDArray[np.uint8] | None = None,
     **options: Unpack[_Options],
 ) -> tuple[_Floats, _Ids]:
-    """The best ``topk`` (B, topk) by the scores of the codes (..., D) alone: estimates.
+    """The best ``topk`` (B, topk) of N ``sets`` by the scores of their codes alone: estimates.
 
-    Queries are rounded to int8 as well. Scales (N, L), or (elements,) with ``gallery_offsets``.
+    Queries are rounded to int8 as well. Codes (slots, ceil(D / 4), 16, 4), zero past D, and scales
+    (slots, 16): groups of 16 sets side by side, each with as many slots as its largest set has
+    elements; lengths (N,) unless all sets have as many.
     """
 
 def int8_bounds(

@@ -47,6 +47,19 @@ struct Codes {
     const std::int64_t* offsets;  // packed, (count + 1,); null: padded
 };
 
+// Codes to scan alone, with no bounds. Sets in groups of 16, side by side, and of their elements
+// four codes of each in turn: sums of products stay in the lane of their set. A group takes as many
+// slots as its largest set has elements.
+constexpr std::int64_t lane_sets = 16, lane_dims = 4;
+
+struct LaneCodes {
+    const std::int8_t* codes;  // (slots, ceil(dim / 4), 16, 4), zero past dim
+    const float* scales;       // (slots, 16)
+    std::int64_t count, elements, dim;
+    const std::int64_t* lengths;  // (count,); null: all sets have `elements`
+    const std::int64_t* firsts;   // slots where groups begin, with lengths
+};
+
 struct Int8Kernel;  // int8_kernel.h
 
 // Codes, scales and residuals of `sets`, in the layout of Codes; zero in the padding. Returns the
@@ -65,11 +78,11 @@ struct Certified {
     std::int64_t *ids, *survivors;
 };
 
-// The best by the scores of the codes alone, the queries' first part: estimates that bound nothing,
-// so residuals are not read. Scores and ids (B, topk) as search gives them.
-void int8_search(const Sets& queries, Codes codes, Similarity similarity, const Int8Kernel& kernel,
-                 int threads, std::int64_t topk, const std::uint8_t* excluded, float* scores,
-                 std::int64_t* ids);
+// The best by the scores of codes, the queries rounded as well: estimates that bound nothing.
+// Scores and ids (B, topk) as search gives them.
+void int8_search(const Sets& queries, const LaneCodes& codes, Similarity similarity,
+                 const Int8Kernel& kernel, int threads, std::int64_t topk,
+                 const std::uint8_t* excluded, float* scores, std::int64_t* ids);
 
 void certified_search(const Sets& queries, const Sets& gallery, const Codes& codes,
                       Similarity similarity, const Kernel& kernel, const Int8Kernel& int8,

@@ -30,6 +30,31 @@ struct Madd {
         return _mm256_cvtepi32_ps(load_sums(p));
     }
 
+    struct Lanes {
+        Int low, high;  // sums of two products each: of lanes 0 to 3, of lanes 4 to 7
+    };
+    using LaneQuery = Int;
+    static constexpr int lane_elements = 1;
+
+    static Lanes start(std::int32_t) { return {zero(), zero()}; }
+    static LaneQuery load_lane_query(const std::int8_t* p) {
+        std::int32_t codes;
+        __builtin_memcpy(&codes, p, sizeof codes);
+        return _mm256_broadcastq_epi64(_mm_cvtepi8_epi16(_mm_cvtsi32_si128(codes)));
+    }
+    template <int Rows>
+    static void add_lanes(Lanes* sums, const std::int8_t* gallery, const LaneQuery* rows) {
+        const Int low = load(gallery), high = load(gallery + bytes);
+#pragma GCC unroll 4
+        for (int r = 0; r < Rows; ++r) {
+            sums[r] = {dot(sums[r].low, low, rows[r]), dot(sums[r].high, high, rows[r])};
+        }
+    }
+    static __m256 lane_floats(Lanes sum) {
+        const Int pairs = _mm256_hadd_epi32(sum.low, sum.high);  // lanes 0 1 4 5 2 3 6 7
+        return _mm256_cvtepi32_ps(_mm256_permute4x64_epi64(pairs, 0xd8));
+    }
+
     // Lane i of the result is the sum over the lanes of sums[i].
     static Int sum_each(const Int* s) {
         const Int a = fours(s), b = fours(s + 4);

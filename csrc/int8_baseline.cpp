@@ -30,6 +30,27 @@ struct Plain {
         return __builtin_convertvector(x, Baseline::F);
     }
 
+    using Lanes = Int;
+    struct LaneQuery {
+        std::int32_t codes[lane_dims];
+    };
+    static constexpr int lane_elements = 2;
+
+    static Lanes start(std::int32_t) { return zero(); }
+    static LaneQuery load_lane_query(const std::int8_t* p) { return {{p[0], p[1], p[2], p[3]}}; }
+    template <int Rows>
+    static void add_lanes(Lanes* sums, const std::int8_t* gallery, const LaneQuery* rows) {
+        for (int lane = 0; lane < width; ++lane) {
+            for (int d = 0; d < lane_dims; ++d) {
+                const std::int32_t code = gallery[lane * lane_dims + d];
+                for (int r = 0; r < Rows; ++r) sums[r][lane] += code * rows[r].codes[d];
+            }
+        }
+    }
+    static Baseline::F lane_floats(Lanes sum) {
+        return __builtin_convertvector(sum, Baseline::F);
+    }
+
     // Lane i of the result is the sum over the lanes of sums[i].
     static Int sum_each(const Int* s) {
         Int total;

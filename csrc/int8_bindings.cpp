@@ -1,7 +1,9 @@
 // The functions of int8 codes for Python.
 #include "int8_bindings.h"
 
+#include <algorithm>
 #include <string>
+#include <vector>
 
 #include "arguments.h"
 #include "int8_kernel.h"
@@ -41,7 +43,7 @@ const T* piece(const std::string& name, const py::object& values,
     for (const py::ssize_t size : shape) expected.append(size);
     throw py::value_error(name + ": got dtype " + got("dtype") + ", shape " + got("shape") +
                           ", expected C-contiguous " + text(py::dtype::of<T>()) + " " +
-                          text(py::tuple(expected)) + ", as quantise returns them");
+                          text(py::tuple(expected)));
 }
 
 // Queries, a gallery and its codes; the arrays belong to the caller for as long as the call lasts.
@@ -67,29 +69,62 @@ struct CodedCall : Call {
     }
 };
 
-// Codes without the embeddings that they are of: their scales say which elements make a set.
-struct CodesArgument {
-    SetsArgument scales;
-    Codes codes;
-
-    CodesArgument(const py::object& given, const py::object& given_scales, std::int64_t dim,
-                  Options& options)
-        : scales("scales", "gallery",
-                 given_scales[py::make_tuple(py::ellipsis(), py::none())], options,
-                 Allowed::float32_any_layout) {
+// Codes that lie side by side (LaneCodes), and how many elements each set has.
+class LaneCodesArgument {
+public:
+    LaneCodesArgument(const py::object& given, const py::object& given_scales, std::int64_t sets,
+                      std::int64_t dim, Options& options)
+        : lengths_(options.take<py::object>("gallery_lengths", py::none())) {
         check_dims(dim);
-        const Sets& sets = scales.sets();
-        const auto elements = static_cast<std::int64_t>(py::len(given_scales));
-        std::vector<py::ssize_t> shape = elements_shape(sets, elements);
-        codes.scales = codes.residuals = piece<float>("scales", given_scales, shape);
-        shape.push_back(dim);
-        codes.codes = piece<std::int8_t>("codes", given, shape);
-        codes.count = sets.count;
-        codes.elements = sets.elements;
-        codes.dim = dim;
-        codes.lengths = sets.lengths;
-        codes.offsets = sets.offsets;
+        if (sets < 1) {
+            throw py::value_error("sets: got " + std::to_string(sets) + ", expected at least 1");
+        }
+        const std::int64_t slots = py::len(given_scales);
+        codes_.count = sets;
+        codes_.dim = dim;
+        codes_.scales = piece<float>("scales", given_scales, {slots, lane_sets});
+        const std::vector<py::ssize_t> shape{slots, (dim + lane_dims - 1) / lane_dims, lane_sets,
+                                             lane_dims};
+        codes_.codes = piece<std::int8_t>("codes", given, shape);
+        const std::int64_t taken = lengths_.is_none() ? take_even(slots) : take_lengths();
+        if (taken == slots) return;
+        throw py::value_error("scales: got " + std::to_string(slots) + " slots, expected " +
+                              std::to_string(taken) + " for " + std::to_string(sets) + " sets");
     }
+    const LaneCodes& codes() const { return codes_; }
+
+private:
+    std::int64_t take_even(std::int64_t slots) {
+        const std::int64_t groups = (codes_.count + lane_sets - 1) / lane_sets;
+        codes_.elements = std::max<std::int64_t>(1, slots / groups);
+        codes_.lengths = codes_.firsts = nullptr;
+        return groups * codes_.elements;
+    }
+
+    std::int64_t take_lengths() {
+        codes_.lengths = piece<std::int64_t>("gallery_lengths", lengths_, {codes_.count});
+        codes_.elements = 1;
+        firsts_.push_back(0);
+        for (std::int64_t n = 0; n < codes_.count;) {
+            std::int64_t longest = 1;
+            for (const auto end = std::min(n + lane_sets, codes_.count); n < end; ++n) {
+                const std::int64_t length = codes_.lengths[n];
+                if (length < 1) {
+                    throw py::value_error("gallery_lengths: got " + std::to_string(length) +
+                                          " for set " + std::to_string(n) + ", expected 1 or more");
+                }
+                longest = std::max(longest, length);
+            }
+            codes_.elements = std::max(codes_.elements, longest);
+            firsts_.push_back(firsts_.back() + longest);
+        }
+        codes_.firsts = firsts_.data();
+        return firsts_.back();
+    }
+
+    const py::object lengths_;
+    std::vector<std::int64_t> firsts_;
+    LaneCodes codes_;
 };
 
 py::tuple python_quantise(const py::object& gallery, const py::kwargs& keywords) {
@@ -164,25 +199,25 @@ py::tuple python_certified_search(const py::object& queries, const py::object& g
 }
 
 py::tuple python_int8_search(const py::object& queries, const py::object& codes,
-                             const py::object& scales, std::int64_t topk,
+                             const py::object& scales, std::int64_t sets, std::int64_t topk,
                              const py::kwargs& keywords) {
     Options options(keywords);
     const py::object excluded = options.take<py::object>("excluded", py::none());
     const SetsArgument asked("queries", "query", queries, options, Allowed::float32_any_layout);
-    const CodesArgument gallery(codes, scales, asked.sets().dim, options);
+    const LaneCodesArgument gallery(codes, scales, sets, asked.sets().dim, options);
     const Similarity similarity = similarity_argument(options);
     const Kernel& kernel = kernel_argument(options);
     const int threads = threads_argument(options);
     options.finish();
-    const ExcludedArgument left_out(excluded, gallery.codes.count);
-    topk = topk_argument(topk, gallery.codes.count);
+    const ExcludedArgument left_out(excluded, sets);
+    topk = topk_argument(topk, sets);
     py::array_t<float> scores({asked.sets().count, topk});
     py::array_t<std::int64_t> ids({asked.sets().count, topk});
     float* scores_data = scores.mutable_data();
     std::int64_t* ids_data = ids.mutable_data();
     {
         const py::gil_scoped_release unlocked;
-        int8_search(asked.sets(), gallery.codes, similarity, int8_kernel(kernel), threads, topk,
+        int8_search(asked.sets(), gallery.codes(), similarity, int8_kernel(kernel), threads, topk,
                     left_out.bits(), scores_data, ids_data);
     }
     return py::make_tuple(scores, ids);
@@ -197,7 +232,8 @@ void define_int8(py::module_& module) {
                "residuals"_a, "parts"_a);
     module.def("certified_search", python_certified_search, "queries"_a, "gallery"_a, "codes"_a,
                "scales"_a, "residuals"_a, "topk"_a);
-    module.def("int8_search", python_int8_search, "queries"_a, "codes"_a, "scales"_a, "topk"_a);
+    module.def("int8_search", python_int8_search, "queries"_a, "codes"_a, "scales"_a, "sets"_a,
+               "topk"_a);
 }
 
 }  // namespace divse

@@ -12,22 +12,6 @@ namespace {
 
 using Index = std::int64_t;
 
-// The queries' first part with no error to allow for: what the kernel returns is the score itself.
-class Estimated {
-public:
-    explicit Estimated(const CodedQueries& queries)
-        : none_(static_cast<std::size_t>(queries.block().count * queries.block().elements)),
-          block_(queries.block()) {
-        block_.margins = none_.data();
-        block_.terms[0].weights = block_.terms[0].constants = none_.data();
-    }
-    const CodeBlock& block() const { return block_; }
-
-private:
-    const std::vector<float> none_;
-    CodeBlock block_;
-};
-
 // What all threads found for the queries of one block.
 struct Best {
     std::mutex mutex;
@@ -36,20 +20,20 @@ struct Best {
 
 class Scan {
 public:
-    Scan(const CodeBlock& block, const Codes& gallery, const Int8Kernel& kernel, const Terms& terms,
-         const std::uint8_t* excluded, Index topk)
+    Scan(const CodeBlock& block, const LaneCodes& gallery, const Int8Kernel& kernel,
+         const Terms& terms, const std::uint8_t* excluded, Index topk)
         : block_(block), gallery_(gallery), kernel_(kernel), terms_(terms), excluded_(excluded),
           workspace_(kernel, block.count, block.elements, gallery.elements),
-          scores_(static_cast<std::size_t>(block.count * kernel.width)),
+          scores_(static_cast<std::size_t>(block.count * lane_sets)),
           own_(static_cast<std::size_t>(block.count), TopK(topk)) {}
 
-    void run(Index first, Index last) {
-        for (Index n = first; n < last; n += kernel_.width) {
-            const Index count = std::min<Index>(kernel_.width, last - n);
-            kernel_.bound(block_, gallery_, {n, count, nullptr}, 1, terms_, scores_.data(),
-                          kernel_.width, workspace_.scratch());
+    void run(Index first_group, Index last_group) {
+        for (Index group = first_group; group < last_group; ++group) {
+            const Index n = group * lane_sets, count = std::min(lane_sets, gallery_.count - n);
+            kernel_.estimate(block_, gallery_, group, terms_, scores_.data(),
+                             workspace_.scratch());
             for (Index q = 0; q < block_.count; ++q) {
-                offer(scores_.data() + q * kernel_.width, n, count, own_[std::size_t(q)]);
+                offer(scores_.data() + q * lane_sets, n, count, own_[std::size_t(q)]);
             }
         }
     }
@@ -68,7 +52,7 @@ private:
     }
 
     const CodeBlock& block_;
-    const Codes& gallery_;
+    const LaneCodes& gallery_;
     const Int8Kernel& kernel_;
     const Terms& terms_;
     const std::uint8_t* excluded_;
@@ -79,14 +63,13 @@ private:
 
 }  // namespace
 
-void int8_search(const Sets& queries, Codes codes, Similarity similarity, const Int8Kernel& kernel,
-                 int threads, Index topk, const std::uint8_t* excluded, float* scores,
-                 Index* ids) {
+void int8_search(const Sets& queries, const LaneCodes& codes, Similarity similarity,
+                 const Int8Kernel& kernel, int threads, Index topk, const std::uint8_t* excluded,
+                 float* scores, Index* ids) {
     constexpr double codes_a_float = 4;
     const Terms terms = terms_of(similarity, std::max(queries.elements, codes.elements));
-    const Index most = std::max<Index>(1, tile_vectors / queries.elements), width = kernel.width;
-    const Index groups = (codes.count + width - 1) / width;
-    codes.residuals = codes.scales;  // any numbers: their weight is zero
+    const Index most = std::max<Index>(1, tile_vectors / queries.elements);
+    const Index groups = (codes.count + lane_sets - 1) / lane_sets;
     for (Index first = 0; first < queries.count; first += most) {
         const Index count = std::min(most, queries.count - first);
         const double work = double(count * queries.elements) * double(codes.count) *
@@ -94,14 +77,12 @@ void int8_search(const Sets& queries, Codes codes, Similarity similarity, const 
         const int workers = worthwhile_threads(thread_count(threads), work);
         const Index ranges = workers == 1 ? 1 : std::min<Index>(groups, 32 * workers);
         const CodedQueries coded(queries, first, count, similarity, codes.elements, kernel);
-        const Estimated estimated(coded);
         Best best;
         best.tops.resize(static_cast<std::size_t>(count), TopK(topk));
         run_workers(ranges, workers, [&](Tasks& left) {
-            Scan scan(estimated.block(), codes, kernel, terms, excluded, topk);
+            Scan scan(coded.block(), codes, kernel, terms, excluded, topk);
             for (Index range; left.take(range);) {
-                const Index begin = groups * range / ranges, end = groups * (range + 1) / ranges;
-                scan.run(begin * width, std::min(end * width, codes.count));
+                scan.run(groups * range / ranges, groups * (range + 1) / ranges);
             }
             scan.end(best);
         });

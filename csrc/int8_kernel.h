@@ -56,6 +56,11 @@ struct Int8Kernel {
     void (*bound)(const CodeBlock& block, const Codes& gallery, const CodeLanes& sets, int parts,
                   const Terms& terms, float* upper, std::int64_t stride,
                   const CodeScratch& scratch);
+
+    // Scores of the sets of one group by the queries' first part, at
+    // (q - block.first) * lane_sets + lane.
+    void (*estimate)(const CodeBlock& block, const LaneCodes& gallery, std::int64_t group,
+                     const Terms& terms, float* out, const CodeScratch& scratch);
 };
 
 const Int8Kernel& baseline_int8();

@@ -2,10 +2,10 @@
 // register type of floats (see avx2.cpp), I that of codes (int8_product.h), both of one width.
 #pragma once
 
-#include "fold.h"
 #include "int8_encode.h"
+#include "int8_fold.h"
+#include "int8_lanes.h"
 #include "int8_product.h"
-#include "sets_access.h"
 
 namespace divse {
 
@@ -26,25 +26,18 @@ class CodeScorer {
 public:
     CodeScorer(const CodeBlock& block, const Codes& gallery, const CodeLanes& sets, int parts,
                const Terms& terms, const CodeScratch& scratch)
-        : block_(block), gallery_(gallery), parts_(parts), terms_(terms), scratch_(scratch),
-          exp2_(terms.scale), rows_(block.count * block.elements) {
-        for (int lane = 0; lane < V::width; ++lane) {
-            const std::int64_t at = sets.first + least(lane, sets.count - 1);
-            const std::int64_t n = sets.ids ? sets.ids[at] : at;
-            const std::int64_t length = length_of(gallery, n);
-            starts_[lane] = first_element(gallery, n);
-            counts_[lane] = length;
-            lengths_[lane] = static_cast<float>(length);
-            longest_ = most(longest_, length);
-            shortest_ = least(shortest_, length);
-        }
-        adjacent_ = !sets.ids && sets.count == V::width && longest_ == shortest_ &&
-                    starts_[V::width - 1] - starts_[0] == (V::width - 1) * longest_;
+        : block_(block), gallery_(gallery), parts_(parts), scratch_(scratch),
+          fold_(block, terms, scratch, find(sets)) {
+        adjacent_ = !sets.ids && sets.count == V::width && fold_.is_uniform() &&
+                    starts_[V::width - 1] - starts_[0] == (V::width - 1) * fold_.longest();
     }
 
     void run(float* out, std::int64_t stride) const {
-        const bool sound = score(terms_.path, out, stride);
-        if (!sound && terms_.path == Path::sums) score(Path::shifted, out, stride);
+        fold_.run(out, stride, [this](Range elements, Range rows) {
+            if (rows.begin == 0) load_scalars(elements);
+            multiply(elements, rows);
+            raise_cosines(elements, rows);
+        });
         for (std::int64_t q = 0; q < block_.count; ++q) {
             float* bounds = out + q * stride;
             V::store(bounds, V::add(V::load(bounds), V::broadcast(block_.margins[q])));
@@ -52,37 +45,20 @@ public:
     }
 
 private:
-    struct Range {
-        std::int64_t begin, end;
-    };
-
-    bool score(Path path, float* out, std::int64_t stride) const {
-        for (std::int64_t q = 0; q < block_.count; ++q) {
-            begin<V>(sums(q), longest_, block_.counts[q], path);
+    // Where the sets begin, and how many elements each has.
+    const std::int64_t* find(const CodeLanes& sets) {
+        for (int lane = 0; lane < V::width; ++lane) {
+            const std::int64_t at = sets.first + least(lane, sets.count - 1);
+            const std::int64_t n = sets.ids ? sets.ids[at] : at;
+            starts_[lane] = first_element(gallery_, n);
+            counts_[lane] = length_of(gallery_, n);
         }
-        for (std::int64_t j = 0; j < longest_; j += tile_elements) {
-            const Range elements{j, least(j + tile_elements, longest_)};
-            if (adjacent_) {
-                load_adjacent_scalars(elements);
-            } else {
-                load_scalars(elements);
-            }
-            for (std::int64_t x = 0; x < rows_; x += tile_vectors) {
-                const Range rows{x, least(x + tile_vectors, rows_)};
-                multiply(elements, rows);
-                raise_cosines(elements, rows);
-                fold_all(elements, rows, path);
-            }
-        }
-        bool sound = true;
-        for (std::int64_t q = 0; q < block_.count; ++q) {
-            sound &= store(q, path, out + q * stride);
-        }
-        return sound;
+        return counts_;
     }
 
     // Scales and residuals as [element][lane]; zero where a lane has no such element.
     void load_scalars(Range j) const {
+        if (adjacent_) return load_adjacent_scalars(j);
         std::int64_t at = 0;
         for (std::int64_t i = j.begin; i < j.end; ++i, at += V::width) {
             for (int lane = 0; lane < V::width; ++lane) {
@@ -101,8 +77,8 @@ private:
         for (std::int64_t i = j.begin; i < j.end; ++i, at += V::width) {
 #pragma GCC unroll 16
             for (int lane = 0; lane < V::width; ++lane) {
-                scratch_.scales[at + lane] = u[lane * longest_ + i];
-                scratch_.residuals[at + lane] = p[lane * longest_ + i];
+                scratch_.scales[at + lane] = u[lane * fold_.longest() + i];
+                scratch_.residuals[at + lane] = p[lane * fold_.longest() + i];
             }
         }
     }
@@ -124,8 +100,8 @@ private:
         const std::int64_t elements = j.end - j.begin;
         if (adjacent_ && elements % (V::width / Rows) == 0) {
             const std::int8_t* codes = gallery_.codes + (starts_[0] + j.begin) * block_.dim;
-            multiply_sets<V, I, Rows>(rows, {codes, longest_ * block_.dim, block_.dim, elements},
-                                   tile);
+            const CodeSets sets{codes, fold_.longest() * block_.dim, block_.dim, elements};
+            multiply_sets<V, I, Rows>(rows, sets, tile);
         } else {
             const std::int64_t count = list_elements(j, rows.count * V::width);
             const CodeElements listed{gallery_.codes, scratch_.starts, scratch_.places, count,
@@ -145,12 +121,6 @@ private:
                 default: multiply_part<most>(j, rows, scratch_.dots[part]);
             }
         }
-    }
-
-    // Rows of the tile: what is past the last query row is multiplied, and never read.
-    static std::int64_t tile_rows(Range x) {
-        const std::int64_t rows = x.end - x.begin;
-        return rows <= 2 ? rows : (rows + code_rows - 1) / code_rows * code_rows;
     }
 
     // cosine + error
@@ -175,47 +145,13 @@ private:
         }
     }
 
-    void fold_all(Range j, Range x, Path path) const {
-        const std::int64_t k = block_.elements, row = tile_rows(x) * V::width;
-        for (std::int64_t q = x.begin / k; q * k < x.end; ++q) {
-            const std::int64_t from = most(q * k, x.begin);
-            const std::int64_t to = least(q * k + block_.counts[q], x.end);
-            if (to <= from) continue;
-            const float* cosines = scratch_.cosines + (from - x.begin) * V::width;
-            const Grid grid{cosines,      row,               V::width, j.begin,
-                            from - q * k, j.end - j.begin, to - from};
-            fold<V>(grid, V::load(lengths_), shortest_ < longest_, path, sums(q), exp2_);
-        }
-    }
-
-    bool store(std::int64_t q, Path path, float* out) const {
-        float scores[V::width];
-        const Folded<V> folded{sums(q), longest_, block_.counts[q], V::load(lengths_), false};
-        V::store(scores, score_of<V>(folded, terms_, path));
-        bool sound = true;
-        for (int lane = 0; lane < V::width; ++lane) {
-            out[lane] = mended(out[lane], scores[lane], path, terms_);
-            sound &= out[lane] == out[lane];
-        }
-        return sound;
-    }
-
-    Sums sums(std::int64_t q) const {
-        const std::int64_t size = 2 * (longest_ + block_.elements) * V::width;
-        return sums_at(scratch_.sums + q * size, longest_, block_.counts[q], V::width);
-    }
-
     const CodeBlock& block_;
     const Codes& gallery_;
     const int parts_;
-    const Terms& terms_;
     const CodeScratch& scratch_;
-    const Exp2<V> exp2_;
-    const std::int64_t rows_;
-    std::int64_t longest_ = 1, shortest_ = INT64_MAX;
-    bool adjacent_;  // full lanes of sets of one size that follow one another
     std::int64_t starts_[V::width], counts_[V::width];
-    float lengths_[V::width];
+    const CodeFold<V> fold_;
+    bool adjacent_;  // full lanes of sets of one size that follow one another
 };
 
 template <class V, class I>
@@ -227,7 +163,7 @@ void bound_sets(const CodeBlock& block, const Codes& gallery, const CodeLanes& s
 
 template <class V, class I>
 constexpr Int8Kernel int8_kernel_of(const char* name) {
-    return {name, V::width, encode_element<V>, bound_sets<V, I>};
+    return {name, V::width, encode_element<V>, bound_sets<V, I>, estimate_sets<V, I>};
 }
 
 }  // namespace divse

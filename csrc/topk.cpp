@@ -8,6 +8,8 @@ namespace divse {
 
 namespace {
 
+constexpr std::size_t spare = 64;
+
 bool better(const Hit& a, const Hit& b) {
     const bool a_is_nan = a.score != a.score, b_is_nan = b.score != b.score;
     if (a_is_nan != b_is_nan) return b_is_nan;
@@ -18,30 +20,36 @@ bool better(const Hit& a, const Hit& b) {
 }  // namespace
 
 void TopK::offer(Hit hit) {
-    if (hits_.size() < topk_) {
-        hits_.push_back(hit);
-        if (hits_.size() == topk_) std::make_heap(hits_.begin(), hits_.end(), better);
-    } else if (better(hit, hits_.front())) {
-        std::pop_heap(hits_.begin(), hits_.end(), better);
-        hits_.back() = hit;
-        std::push_heap(hits_.begin(), hits_.end(), better);
-    }
+    if (full_ && !better(hit, worst_)) return;
+    hits_.push_back(hit);
+    if (hits_.size() >= topk_ + std::max(topk_, spare)) keep_best();
+}
+
+void TopK::keep_best() {
+    const auto last = hits_.begin() + static_cast<std::ptrdiff_t>(topk_) - 1;
+    std::nth_element(hits_.begin(), last, hits_.end(), better);
+    worst_ = *last;
+    full_ = true;
+    hits_.resize(topk_);
 }
 
 void TopK::offer(const float* scores, std::int64_t count, std::int64_t first_id) {
     for (std::int64_t i = 0; i < count; ++i) {
         // Most sets fail this one comparison; NaN and ties go on to the full one.
-        if (hits_.size() == topk_ && scores[i] < hits_.front().score) continue;
+        if (full_ && scores[i] < worst_.score) continue;
         offer({scores[i], first_id + i});
     }
 }
 
 void TopK::take_from(TopK& other) {
     for (const Hit& hit : std::exchange(other.hits_, {})) offer(hit);
+    other.full_ = false;
 }
 
 void TopK::write(float* scores, std::int64_t* ids) {
+    if (hits_.size() > topk_) keep_best();
     std::vector<Hit> hits = std::exchange(hits_, {});
+    full_ = false;
     std::sort(hits.begin(), hits.end(), better);
     hits.resize(topk_, {-std::numeric_limits<float>::infinity(), -1});
     for (const Hit& hit : hits) {

@@ -26,8 +26,14 @@ public:
     void write(float* scores, std::int64_t* ids);
 
 private:
+    void keep_best();
+
     std::size_t topk_;
-    std::vector<Hit> hits_;  // a heap, the worst on top, once it is full
+    // More than are kept, so that a stream costs a comparison a hit and now and then a selection:
+    // a heap would cost logarithmically more where hundreds are kept.
+    std::vector<Hit> hits_;
+    Hit worst_{};       // of the best when they were last selected
+    bool full_ = false;  // whether there were topk then
 };
 
 }  // namespace divse

@@ -30,7 +30,8 @@ def estimates(gallery, queries, scoring):
     found = []
     for shard in index.shards:
         rows = shard.segment.own(np.arange(shard.segment.sets))
-        values = shard.codes[rows].astype(np.float64) * shard.scales[rows][..., None]
+        (decoded,) = shard.lanes.decode(shard.codes, shard.scales, shard.dims, 1 << 30)
+        values = decoded.values[rows].astype(np.float64)
         asked = torch.from_numpy(np.asarray(queries.values, np.float64) @ index.axes.T)
         keywords = scoring.keywords()
         sketches = EmbeddingSets(asked), EmbeddingSets(torch.from_numpy(values))
@@ -44,7 +45,7 @@ def test_proposed_sets_are_the_best_by_their_sketches(large, similarity, impl):
     gallery, queries = large
     scoring, depth = Scoring(similarity, impl=impl), 50
     index = open_index(gallery)
-    assert [len(shard.codes) for shard in index.shards] == [2000, 1000]
+    assert [len(shard.lanes.lengths) for shard in index.shards] == [2000, 1000]
     before = dispatch.calls["native.estimates"]
     effort = sketch_index.Effort(depth, 1, 1)
     found = index.propose(queries, scoring, effort, None).candidates

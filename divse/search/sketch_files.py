@@ -1,11 +1,12 @@
 """Sketches on disk: the axes, and in each segment one array of bytes.
 
 index-…/trained.npy                  (d, D) fp32
-segment-000000-…/shard_ab12cd34.npy  (elements * (4 + d),) int8: all scales as fp32, all codes
+segment-000000-…/shard_ab12cd34.npy  int8: all scales as fp32, all codes (`sketch_lanes`)
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from divse.search.index_spec import sketch_dims
 from divse.search.mapping import MappedFile, as_array
 from divse.search.segment import Segment
 from divse.search.sketch_index import SketchIndex, SketchShard
+from divse.search.sketch_lanes import LANES, STEP, Lanes
 from divse.similarity.certified import encode
 
 BLOCK_BYTES = 1 << 25  # of elements in fp32
@@ -42,16 +44,16 @@ def write_trained(path: Path, axes: np.ndarray) -> None:
 
 def write_shard(path: Path, axes: np.ndarray, segment: Segment, progress: Progress | None) -> None:
     """Write the sketches of a segment durably, without having them all in memory."""
-    elements, dims = segment.entry.elements, len(axes)
+    lanes = Lanes.of(segment)
     file = durable.open_new(path)
     try:
-        header = {"descr": "|i1", "fortran_order": False, "shape": (elements * (4 + dims),)}
+        header = {"descr": "|i1", "fortran_order": False, "shape": (_bytes(lanes, len(axes)),)}
         np.lib.format.write_array_header_1_0(file, header)
         start = file.tell()
-        for first, codes, scales in _sketched(axes, segment, progress):
-            for offset, part in ((4 * first, scales), (4 * elements + dims * first, codes)):
-                file.seek(start + offset)
-                file.write(np.ascontiguousarray(part).data)
+        for first, codes, scales in _sketched(lanes, axes, segment, progress):
+            for place, part in zip(_places(lanes, len(axes), first), (scales, codes), strict=True):
+                file.seek(start + place)
+                file.write(part.data)
     except BaseException:
         file.close()
         raise
@@ -62,19 +64,28 @@ def open_shard(
     file: MappedFile | None, axes: np.ndarray, segment: Segment, progress: Progress | None
 ) -> SketchShard:
     """Map the sketches of a segment; without a file they are made in memory."""
-    elements, dims = segment.entry.elements, len(axes)
+    lanes, dims = Lanes.of(segment), len(axes)
+    shape, size = lanes.shape(dims), _bytes(lanes, dims)
     if file is None:
-        stored = np.empty(elements * (4 + dims), dtype=np.int8)
-        for first, codes, scales in _sketched(axes, segment, progress):
-            count = len(scales)
-            stored[4 * first : 4 * (first + count)] = scales.view(np.int8)
-            place = 4 * elements + dims * first
-            stored[place : place + dims * count] = codes.reshape(-1)
+        stored = np.empty(size, dtype=np.int8)
+        for first, codes, scales in _sketched(lanes, axes, segment, progress):
+            for place, part in zip(_places(lanes, dims, first), (scales, codes), strict=True):
+                stored[place : place + part.nbytes] = part.view(np.int8).reshape(-1)
     else:
-        stored = as_array(file, (elements * (4 + dims),), "int8")
-    shape = segment.embeddings.shape[:-1]
-    scales = stored[: 4 * elements].view(np.float32).reshape(shape)
-    return SketchShard(stored[4 * elements :].reshape(*shape, dims), scales, segment)
+        stored = as_array(file, (size,), "int8")
+    begin = _places(lanes, dims, 0)[1]
+    scales = stored[:begin].view(np.float32).reshape(shape[0], LANES)
+    return SketchShard(stored[begin:].reshape(shape), scales, lanes, dims, segment)
+
+
+def _bytes(lanes: Lanes, dims: int) -> int:
+    return _places(lanes, dims, lanes.shape(dims)[0])[1]
+
+
+def _places(lanes: Lanes, dims: int, slot: int) -> tuple[int, int]:
+    """Bytes before the scales and the codes of a slot."""
+    slots, *step = lanes.shape(dims)
+    return 4 * LANES * slot, 4 * LANES * slots + math.prod(step) * slot
 
 
 def index(axes: np.ndarray, shards: tuple[SketchShard, ...], spec: str) -> SketchIndex:
@@ -83,16 +94,19 @@ def index(axes: np.ndarray, shards: tuple[SketchShard, ...], spec: str) -> Sketc
 
 
 def _sketched(
-    axes: np.ndarray, segment: Segment, progress: Progress | None
+    lanes: Lanes, axes: np.ndarray, segment: Segment, progress: Progress | None
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """First element, codes (m, d) and scales (m,) of block after block of a segment's elements."""
+    """First slot, codes (m, steps, 16, 4) and scales (m, 16) of groups after groups of sets."""
     elements = segment.embeddings.reshape(-1, segment.embeddings.shape[-1])
-    step, done = max(1, BLOCK_BYTES // (4 * elements.shape[1])), 0
-    for first in range(0, len(elements), step):
-        part = np.asarray(elements[first : first + step], dtype=np.float32) @ axes.T
-        codes, scales, _ = encode(torch.from_numpy(part)[:, None])
-        yield first, codes[:, 0].numpy(), scales[:, 0].numpy()
+    _, steps, *_ = lanes.shape(len(axes))
+    for block in lanes.blocks(max(1, BLOCK_BYTES // (4 * elements.shape[1]))):
+        part = np.asarray(elements[block.rows], dtype=np.float32) @ axes.T
+        found, lengths, _ = encode(torch.from_numpy(part)[:, None])
+        codes = np.zeros((block.slots, LANES, steps * STEP), np.int8)
+        codes[block.slot, block.lane, : len(axes)] = found[:, 0].numpy()
+        scales = np.zeros((block.slots, LANES), np.float32)
+        scales[block.slot, block.lane] = lengths[:, 0].numpy()
+        steps_first = codes.reshape(block.slots, LANES, steps, STEP).transpose(0, 2, 1, 3)
+        yield block.first, np.ascontiguousarray(steps_first), scales
         if progress is not None:
-            sets = segment.sets * (first + len(part)) // len(elements)
-            progress(sets - done)
-            done = sets
+            progress(block.sets)

@@ -22,9 +22,10 @@ from divse.search.index_spec import sketch_dims
 from divse.search.proposal import Effort, Proposal
 from divse.search.scan import Hits, Scoring, exact_scan, merge
 from divse.search.segment import Segment
+from divse.search.sketch_lanes import Lanes
 from divse.search.snapshot import Snapshot
 from divse.search.stored_scan import serves
-from divse.sets import EmbeddingSets, pad_elements
+from divse.sets import EmbeddingSets
 from divse.similarity import certified, dispatch, native
 from divse.similarity.inputs import read_parameters, read_sets
 from divse.similarity.table import get_similarity
@@ -66,10 +67,12 @@ def _enough(values: np.ndarray) -> int:
 
 @dataclass(frozen=True)
 class SketchShard:
-    """The sketches of one segment: codes (n, K, d) and scales (n, K), or packed without n."""
+    """The sketches of one segment along d axes, as `lanes` says where they lie."""
 
     codes: np.ndarray
     scales: np.ndarray
+    lanes: Lanes
+    dims: int
     segment: Segment
 
     def search(
@@ -80,54 +83,55 @@ class SketchShard:
         `queries` (B, K, d) are sketches. -inf and -1 where fewer sets may be found.
         """
         segment = self.segment
-        excluded = segment.removed if selection is None else selection.excluded(segment)
+        excluded = self._in_places(
+            segment.removed if selection is None else selection.excluded(segment)
+        )
         topk = min(topk, segment.entry.sets)
         if scoring.impl == "triton":  # sketches lie in the host's memory, whoever scores the sets
             scoring = replace(scoring, impl="auto")
         if serves(queries, scoring) and scoring.similarity in certified.SIMILARITIES:
             hits = self._by_kernel(queries, topk, scoring, excluded)
         else:
-            out = np.unpackbits(excluded, bitorder="little") if excluded is not None else None
-            mask = None if out is None else torch.from_numpy(out[: segment.entry.sets] == 1)
+            mask = None if excluded is None else torch.from_numpy(self._bits(excluded) == 1)
             hits = exact_scan(queries, self._blocks(), topk, scoring, excluded=mask)
-        own = hits.positions.numpy()
-        positions = np.where(own < 0, -1, segment.positions(np.maximum(own, 0)))
+        places = hits.positions.numpy()
+        own = places if self.lanes.order is None else self.lanes.order[np.maximum(places, 0)]
+        positions = np.where(places < 0, -1, segment.positions(np.maximum(own, 0)))
         return Hits(hits.scores, torch.from_numpy(positions))
+
+    def _bits(self, packed: np.ndarray) -> np.ndarray:
+        return np.unpackbits(packed, count=self.segment.entry.sets, bitorder="little")
+
+    def _in_places(self, excluded: np.ndarray | None) -> np.ndarray | None:
+        """A bitmap of the segment's sets in the order of their places."""
+        if excluded is None or self.lanes.order is None:
+            return excluded
+        return np.packbits(self._bits(excluded)[self.lanes.order], bitorder="little")
 
     def _by_kernel(
         self, queries: EmbeddingSets, topk: int, scoring: Scoring, excluded: np.ndarray | None
     ) -> Hits:
         dispatch.calls["native.estimates"] += 1
         similarity = get_similarity(scoring.similarity)
+        lengths = None if self.lanes.order is None else self.lanes.lengths
         return Hits(
             *native.estimates(
                 read_sets(queries, None, "queries"),
-                (self.codes, self.scales),
+                (self.codes, self.scales, self.segment.entry.sets, lengths),
                 topk,
                 similarity,
                 read_parameters(similarity, scoring.alpha, scoring.log_mean, scoring.parameters),
                 excluded,
-                self.segment.offsets,
             )
         )
 
     def _blocks(self) -> Iterator[tuple[int, EmbeddingSets]]:
-        """The sketches as sets in fp32, removed ones too."""
-        entry, offsets = self.segment.entry, self.segment.offsets
-        step = max(1, BLOCK_BYTES // (4 * entry.k * self.codes.shape[-1]))
-        for first in range(0, entry.sets, step):
-            last = min(first + step, entry.sets)
-            if offsets is None:
-                rows, lengths = slice(first, last), None
-            else:
-                rows, lengths = (
-                    slice(offsets[first], offsets[last]),
-                    np.diff(offsets[first : last + 1]),
-                )
-            values = self.codes[rows].astype(np.float32) * self.scales[rows][..., None]
-            if lengths is not None:
-                values = pad_elements(values, lengths)
-            yield first, EmbeddingSets(values, lengths).torch()
+        """The sketches as sets in fp32, in the order of their places, removed ones too."""
+        first = 0
+        elements = max(1, BLOCK_BYTES // (4 * self.dims))
+        for sets in self.lanes.decode(self.codes, self.scales, self.dims, elements):
+            yield first, sets.torch()
+            first += len(sets)
 
 
 @dataclass(frozen=True)

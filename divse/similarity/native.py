@@ -125,26 +125,29 @@ def search(
 
 def estimates(
     queries: Sets,
-    gallery: tuple[np.ndarray, np.ndarray],
+    gallery: tuple[np.ndarray, np.ndarray, int, np.ndarray | None],
     topk: int,
     similarity: Similarity,
     parameters: dict[str, Any],
     excluded: np.ndarray | None,
-    offsets: np.ndarray | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The best ``topk`` scores and positions (B, topk) by int8 codes (N, L, D), scales (N, L).
+    """The best ``topk`` scores and positions (B, topk) by codes, scales, N and lengths (N,).
 
-    Queries are rounded as well. With ``offsets`` (N + 1,) both are packed, without N.
+    Codes (slots, ceil(D / 4), 16, 4) int8 and scales (slots, 16) are of groups of 16 sets side by
+    side; lengths None if all sets are of one size. Queries are rounded to int8 as well.
     """
     import divse_native
 
     options = _options(queries, similarity, parameters)
+    codes, scales, sets, lengths = gallery
     best, ids = divse_native.int8_search(
         queries.values.detach().float().numpy(),
-        *gallery,
+        codes,
+        scales,
+        sets,
         topk,
         excluded=excluded,
-        gallery_offsets=offsets,
+        gallery_lengths=lengths,
         **options,
     )
     return torch.from_numpy(best), torch.from_numpy(ids)
