@@ -104,7 +104,7 @@ def test_nothing_outside_is_removed_through_a_link(tmp_path):
     (outside / "letter.txt").touch()
     gallery = Gallery.create(tmp_path / "g", sets())
     (gallery.path / "index-00000000").symlink_to(outside)
-    index = {"name": "index-00000000", "spec": "Flat", "automatic": True}
+    index = {"name": "index-00000000", "spec": "Flat", "asked": None}
     index["files"] = {"trained.faiss": {"bytes": 0, "blake2b": ""}}
     edit_manifest(gallery.path, index=index)
     for change in (lambda: gallery.remove([0]), gallery.drop_index, gallery.build_index):

@@ -94,15 +94,16 @@ def test_specs_that_faiss_cannot_serve_are_refused_with_its_reason(values, tmp_p
 def test_too_few_elements_to_train_give_a_flat_index(values, tmp_path):
     gallery = Gallery.create(tmp_path / "g", values).build_index("IVF64,Flat")
     assert gallery.manifest.index.spec == "IVF64,Flat"
-    assert not gallery.manifest.index.automatic
+    assert gallery.manifest.index.asked == "IVF64,Flat"
     with pytest.warns(UserWarning, match=r"'IVF64,Flat' cannot be trained on 40 elements"):
         few = gallery.remove(range(10, 150)).compact()
-    assert few.manifest.index.spec == "Flat" and few.manifest.index.automatic
+    assert (few.manifest.index.spec, few.manifest.index.asked) == ("Flat", "IVF64,Flat")
     queries = EmbeddingSets.of(values[:4])
     np.testing.assert_array_equal(
         Searcher(few).search(queries, 5, "prefilter").ids,
         Searcher(few).search(queries, 5, "exact").ids,
     )
+    assert few.add(values[10:]).compact().manifest.index.spec == "IVF64,Flat"
 
 
 def test_empty_gallery_has_an_index_too(values, tmp_path):
@@ -119,14 +120,14 @@ def test_empty_gallery_has_an_index_too(values, tmp_path):
 
 def test_automatic_index_is_chosen_anew_by_compaction(values, tmp_path, monkeypatch):
     gallery = Gallery.create(tmp_path / "g", values[:20]).build_index()
-    assert gallery.manifest.index.spec == "Flat" and gallery.manifest.index.automatic
+    assert gallery.manifest.index.spec == "Flat" and gallery.manifest.index.asked is None
     monkeypatch.setattr("divse.search.index_spec.FLAT_UP_TO", 200)
     gallery = gallery.add(values[20:])
     assert gallery.manifest.index.spec == "Flat"
     grown = gallery.compact()
     assert automatic_spec(600) == "Sketch" and automatic_spec(200) == "Flat"
     assert grown.manifest.index.spec == "Sketch32"
-    assert Gallery.open(grown.path).manifest.index.automatic
+    assert Gallery.open(grown.path).manifest.index.asked is None
 
 
 def test_index_folder_that_is_gone_can_be_replaced(values, tmp_path):

@@ -111,7 +111,7 @@ def test_index_follows_the_gallery(tmp_path):
     values = clustered(260, seed=3)
     queries = EmbeddingSets.of(values[:4])
     gallery = Gallery.create(tmp_path / "g", values[:200]).build_index("Sketch8")
-    assert gallery.manifest.index.spec == "Sketch8" and not gallery.manifest.index.automatic
+    assert gallery.manifest.index.spec == gallery.manifest.index.asked == "Sketch8"
     assert len(list(gallery.path.glob("segment-*/shard_*.npy"))) == 1
     grown = gallery.add(values[200:])
     assert len(list(gallery.path.glob("segment-*/shard_*.npy"))) == 2
@@ -140,6 +140,21 @@ def test_axes_keep_most_of_the_elements(tmp_path):
     for wrong in ("Sketch0", "sketch16", "Sketch 16"):
         with pytest.raises(ValueError, match=f"index '{wrong}': expected Sketch, or Sketch<d>"):
             gallery.build_index(wrong)
+
+
+@pytest.mark.parametrize(("asked", "then"), [("Sketch", "Sketch32"), ("Sketch16", "Sketch16")])
+def test_compaction_chooses_the_number_of_axes_as_it_was_asked(tmp_path, asked, then):
+    values = np.random.default_rng(0).standard_normal((300, 4, 40)).astype(np.float32)
+    flat = values[:60] * (np.arange(40) < 12)  # in few dimensions
+    gallery = Gallery.create(tmp_path / "g", flat).build_index(asked)
+    assert gallery.manifest.index.spec == "Sketch16"
+    grown = gallery.add(values)
+    assert Gallery.open(grown.path).manifest.index.spec == "Sketch16"
+    whole = Gallery.open(grown.compact().path)
+    assert (whole.manifest.index.spec, whole.manifest.index.asked) == (then, asked)
+    assert open_index(whole).axes.shape == (int(then.removeprefix("Sketch")), 40)
+    again = whole.remove(range(60, 360)).compact()
+    assert again.manifest.index.spec == "Sketch16"
 
 
 def test_axes_of_an_empty_gallery_are_named(tmp_path):

@@ -112,8 +112,7 @@ def compact(folder: Path, progress: Progress | None) -> Snapshot:
             raise
         after = now.manifest.after([entry])
         if after.index is not None:
-            spec = None if after.index.automatic else after.index.spec
-            after = _with_index(writer, replace(after, index=None), spec, None)
+            after = _with_index(writer, replace(after, index=None), after.index.asked, None)
         return writer.commit(after)
 
 
@@ -157,7 +156,7 @@ def _with_index(
     """Train an index for the state of `manifest` and write it and all shards."""
     state = Snapshot(writer.folder, manifest)
     trained = train(state, spec)
-    index = write_trained(writer.folder, trained)
+    index = write_trained(writer.folder, trained, spec)
     writer.written.append(writer.folder / index.name)
     entries = []
     for segment in state.segments:

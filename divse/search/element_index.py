@@ -107,11 +107,10 @@ class ElementIndex:
 
 
 class Trained(NamedTuple):
-    """What a kind of index learns from elements; `automatic`: nobody asked for this `spec`."""
+    """What a kind of index learns from elements, and what it then is."""
 
     index: Any
     spec: str
-    automatic: bool = False
 
 
 def train(snapshot: Snapshot, spec: str) -> Trained:
@@ -129,7 +128,7 @@ def train(snapshot: Snapshot, spec: str) -> Trained:
         "gallery has the index 'Flat' until it is compacted with more, or gets another one",
         stacklevel=2,
     )
-    return Trained(_new_index(snapshot.dim, "Flat"), "Flat", True)
+    return Trained(_new_index(snapshot.dim, "Flat"), "Flat")
 
 
 def _new_index(dim: int, spec: str) -> Any:

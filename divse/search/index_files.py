@@ -33,14 +33,14 @@ def train(snapshot: Snapshot, spec: str | None = None) -> Trained:
     check_spec(asked)
     kind = sketch_index if is_sketch(asked) else element_index
     trained: Trained = kind.train(snapshot, asked)
-    return trained if spec is not None else trained._replace(automatic=True)
+    return trained
 
 
 def open_index(snapshot: Snapshot, progress: Progress | None = None) -> PrefilterIndex:
     """Return the stored index, what it lacks built in memory; a whole new one if none is stored."""
     stored = snapshot.manifest.index
     if stored is None:
-        trained, spec, _ = train(snapshot)
+        trained, spec = train(snapshot)
     else:
         spec, file = stored.spec, snapshot.index_files[stored.trained]
         trained = _kind(spec).read_trained(file, spec, snapshot.dim)
@@ -59,11 +59,10 @@ def read_trained(gallery: Path, stored: IndexEntry, dim: int) -> Any:
     return _kind(stored.spec).read_trained(file, stored.spec, dim)
 
 
-def write_trained(gallery: Path, trained: Trained) -> IndexEntry:
-    """Store what was trained, which nothing names yet."""
-    name = f"index-{secrets.token_hex(4)}"
-    entry = IndexEntry(name, trained.spec, {}, trained.automatic)
-    path = gallery / name / entry.trained
+def write_trained(gallery: Path, trained: Trained, asked: str | None) -> IndexEntry:
+    """Store what was trained, which nothing names yet; `asked` is the specification given."""
+    entry = IndexEntry(f"index-{secrets.token_hex(4)}", trained.spec, {}, asked)
+    path = gallery / entry.name / entry.trained
     durable.make_folder(path.parent)
     try:
         _kind(trained.spec).write_trained(path, trained.index)

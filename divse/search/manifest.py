@@ -90,13 +90,14 @@ class SegmentEntry:
 class IndexEntry:
     """What was trained of the prefilter's index: its folder, specification and files.
 
-    `automatic`: the spec was not asked for, so it may change when the index is built anew.
+    `asked` is the specification that was asked for, from which compaction makes the index anew;
+    None where the gallery's size chooses.
     """
 
     name: str
     spec: str
     files: dict[str, FileEntry]
-    automatic: bool = False
+    asked: str | None
 
     @property
     def trained(self) -> str:
@@ -272,8 +273,8 @@ def _parse_index(content: dict[str, Any]) -> IndexEntry:
     if not INDEX_NAME.fullmatch(content["name"]):
         raise ValueError(f"index name {content['name']!r}")
     files = _parse_files(content["files"])
-    automatic = content.get("automatic") is True
-    entry = IndexEntry(content["name"], str(content["spec"]), files, automatic)
+    spec, asked = str(content["spec"]), content.get("asked", content["spec"])
+    entry = IndexEntry(content["name"], spec, files, None if asked is None else str(asked))
     if entry.trained not in files:
         raise ValueError(f"the index {entry.name} has no {entry.trained}")
     return entry
