@@ -88,6 +88,16 @@ def test_bad_input(indexed, tmp_path, cli, monkeypatch, options, code, message):
     assert (status, out) == (code, "") and message in err
 
 
+@pytest.mark.parametrize("command", ["eval", "query"])
+def test_probe_belongs_to_indexes_with_clusters(tmp_path, cli, command):
+    sets = vectors(20, 3, 16)
+    np.save(tmp_path / "q.npy", sets[:2])
+    Gallery.create(tmp_path / "g", sets).build_index("Sketch8")
+    words = (tmp_path / "g", "--embeddings", tmp_path / "q.npy", "--probe", 4)
+    status, out, err = cli(command, *words)
+    assert (status, out) == (1, "") and "probe: got 4, but the gallery's index is Sketch8" in err
+
+
 @pytest.mark.parametrize("command", ["eval", "tune"])
 def test_an_empty_gallery_is_refused(tmp_path, cli, command):
     Gallery.create(tmp_path / "g", vectors(1, 2, 8)).remove([0])

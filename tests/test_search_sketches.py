@@ -1,11 +1,13 @@
 """Sketches: candidates by whole sets in few dimensions, by the kernel and without it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from searcher_cases import clustered, recall
 
-from divse.search import sketch_index
+from divse.search import sketch_index, tune
 from divse.search.gallery import Gallery
 from divse.search.index_files import open_index
 from divse.search.index_spec import automatic_spec, is_sketch, is_usable
@@ -176,6 +178,33 @@ def test_one_scan_proposes_as_many_sets_as_are_asked_for(large):
     assert (search.last.rounds, search.last.depth) == (1, 20)
     search.search(queries, 20, "prefilter", depth=5000)
     assert (search.last.rounds, search.last.depth) == (1, 2900)  # sets, of 11,600 elements
+
+
+def test_clusters_of_sketches_are_refused(large):
+    gallery, queries = large
+    search = Searcher(gallery)
+    for asked in ({}, {"plan": "prefilter", "depth": 9}, {"allowed": [1, 2]}):
+        for call in (search.explain, lambda **given: search.search(queries, **given)):
+            with pytest.raises(
+                ValueError, match=r"probe: got 4, but the gallery's index is Sketch"
+            ):
+                call(probe=4, **asked)
+    unbuilt = Searcher(Gallery.create(gallery.path.parent / "unbuilt", gallery.sets(range(9))))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("divse.search.index_spec.FLAT_UP_TO", 10)  # it would be built of sketches
+        with pytest.raises(ValueError, match="index is Sketch, and only FAISS"):
+            unbuilt.explain(topk=3, probe=4)
+
+
+def test_tune_measures_depths_of_sketches(large, monkeypatch):
+    monkeypatch.setattr("divse.search.tuning.QUERIES", 8)
+    monkeypatch.setattr("divse.search.trial.TIMED", 2)
+    monkeypatch.setattr("divse.search.trial.Trial.milliseconds", lambda *setting: len(setting))
+    found = tune(large[0], recall=0.5, store=False)
+    tried = [(m.depth, m.probe) for m in found.measured if m.plan == "prefilter"]
+    assert tried == [(None, None), (64, None)]  # which reaches it: deeper ones take longer
+    best = replace(found.best, plan="prefilter", depth=64, probe=None)
+    assert str(replace(found, best=best)).startswith("prefilter depth=64: recall@10")
 
 
 def test_specifications(monkeypatch):

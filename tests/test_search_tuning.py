@@ -221,7 +221,10 @@ def test_a_measured_plan_that_cannot_run_is_not_taken(indexed):
     asked = Asked("auto", None, None, 5, Scoring())
     search = Searcher(indexed)
     facts = search._facts(None, asked)
-    for plan, broken in (("certified", {"why_not_certified": "no"}), ("prefilter", {"indexed": 0})):
+    for plan, broken in (
+        ("certified", {"why_not_certified": "no"}),
+        ("prefilter", {"index": None}),
+    ):
         tuned = Setting(plan, None, None, "measured")
         assert choose(asked, replace(facts, tuned=tuned)).plan == plan
         chosen = choose(asked, replace(facts, tuned=tuned, **broken))

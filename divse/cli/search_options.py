@@ -80,7 +80,7 @@ class PlanOptions:
         typer.Option(
             min=1,
             metavar="C",
-            help="Prefilter: clusters of the index to look into; default: more in each round.",
+            help="Prefilter by a FAISS index: clusters to look into; default: more in each round.",
         ),
     ] = None
     where: Annotated[

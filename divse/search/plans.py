@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from divse.search.index_spec import is_usable
+from divse.search.index_spec import automatic_spec, is_sketch, is_usable
 from divse.search.scan import Scoring
 from divse.search.snapshot import Snapshot
 
@@ -43,15 +43,15 @@ class Facts:
     """What a choice depends on beside what was asked.
 
     `survivors` sets pass the filter (all without one). `why_not_certified` is why codes cannot
-    serve, if they cannot; `indexed`: an index is open or stored; `tuned` is a stored
-    measurement, `note` why there is none that could be used.
+    serve, if they cannot; `index` is the one that is open or stored, None without; `tuned` is a
+    stored measurement, `note` why there is none that could be used.
     """
 
     snapshot: Snapshot
     survivors: int
     device: str
     why_not_certified: str | None
-    indexed: bool
+    index: str | None
     tuned: Setting | None
     note: str | None
 
@@ -64,8 +64,12 @@ class Facts:
     @property
     def index_serves(self) -> bool:
         """Whether there is an index that can be searched here."""
-        stored = self.snapshot.manifest.index
-        return self.indexed and (stored is None or is_usable(stored.spec))
+        return self.index is not None and is_usable(self.index)
+
+    @property
+    def searched(self) -> str:
+        """The index that the prefilter searches: the one there is, or would be built."""
+        return self.index or automatic_spec(self.snapshot.manifest.elements)
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,12 @@ def choose(asked: Asked, facts: Facts) -> Choice:
     """Return the plan to take; a named one is taken as it is, or refused where it cannot serve."""
     if asked.plan == "certified" and facts.why_not_certified is not None:
         raise ValueError(f"plan='certified' cannot serve this search: {facts.why_not_certified}")
+    if asked.probe is not None and is_sketch(facts.searched):
+        raise ValueError(
+            f"probe: got {asked.probe}, but the gallery's index is {facts.searched}, and only FAISS "
+            "indexes of elements have clusters: leave it and give depth, or build such an index "
+            "(IVF1024,Flat)"
+        )
     given = asked.depth is not None or asked.probe is not None
     if asked.plan != "auto" or given:
         plan = "prefilter" if asked.plan == "auto" else asked.plan
@@ -146,7 +156,7 @@ def _by_size(facts: Facts, note: str | None) -> Choice:
         return _scan(facts, f"{size} are {few}", note)
     if facts.index_serves:
         return Choice("prefilter", f"{size} are many", note=note)
-    missing = "faiss is not installed" if facts.indexed else "no index is stored in the gallery"
+    missing = "faiss is not installed" if facts.index else "no index is stored in the gallery"
     return _scan(facts, f"{size} are many, but {missing}", note)
 
 

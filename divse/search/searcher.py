@@ -25,8 +25,6 @@ from divse.search.adaptive import run_prefilter
 from divse.search.backend import Backend
 from divse.search.filters import Selection, select
 from divse.search.gallery import Gallery
-from divse.search.index_files import has_index
-from divse.search.index_spec import automatic_spec
 from divse.search.plans import Asked, Choice, Facts, check_asked, choose, is_large
 from divse.search.prefilter import open_prefilter
 from divse.search.proposal import PrefilterIndex
@@ -147,19 +145,18 @@ class Searcher:
         asked = Asked(plan, depth, probe, topk, scoring)
         self._check(asked)
         selection = self._select(where, allowed)
-        choice = choose(asked, self._facts(selection, asked))
+        facts = self._facts(selection, asked)
+        choice = choose(asked, facts)
         scans = choice.plan != "prefilter" or choice.brute
-        manifest = self.gallery.manifest
-        spec = automatic_spec(manifest.elements)
         return SearchPlan(
             plan=choice.plan,
             why=choice.why,
             impl=self._backend.name(scoring),
             sets=len(self.gallery),
-            elements=manifest.elements,
+            elements=self.gallery.manifest.elements,
             certified=scans,
             device=str(self.device),
-            index=None if scans else manifest.index.spec if manifest.index else spec,
+            index=None if scans else facts.searched,
             depth=None if scans else choice.depth,
             survivors=None if selection is None else selection.count,
             probe=None if scans else choice.probe,
@@ -213,12 +210,13 @@ class Searcher:
 
     def _facts(self, selection: Selection | None, asked: Asked) -> Facts:
         """What the choice of a plan depends on beside the arguments."""
+        index = self._index or self.gallery.manifest.index
         return Facts(
             self.gallery,
             len(self.gallery) if selection is None else selection.count,
             self.device.type,
             self._backend.why_not_certified(asked.scoring),
-            self._index is not None or has_index(self.gallery),
+            None if index is None else index.spec,
             *self._tuned.setting(asked),
         )
 

@@ -63,7 +63,8 @@ class Tuned:
     def __str__(self) -> str:
         """Return one line."""
         best = self.best
-        settings = "" if best.depth is None else f" depth={best.depth} probe={best.probe}"
+        given = {"depth": best.depth, "probe": best.probe}
+        settings = "".join(f" {name}={n}" for name, n in given.items() if n is not None)
         source = "sampled from the gallery" if self.sampled else "given"
         return (
             f"{best.plan}{settings}: recall@{self.topk} {best.recall:.4f} at "

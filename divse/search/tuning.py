@@ -121,7 +121,7 @@ def _settings(
     yield "prefilter", None, None
     if is_sketch(stored.spec):
         fewer = (depth for depth in SKETCH_DEPTHS if depth < len(gallery))
-        yield from (("prefilter", depth, 1) for depth in fewer)
+        yield from (("prefilter", depth, None) for depth in fewer)
         return
     clusters = lists(read_trained(gallery.path, stored, gallery.dim))
     for probe in sorted({max(1, clusters // share) for share in SHARES}):
@@ -138,9 +138,9 @@ def _hopeless(measured: list[Measured], recall: float, depth: int, probe: int | 
     good = [m for m in measured if m.recall >= recall]
     slow = 1.5 * min(m.milliseconds for m in good)
     for other in measured:
-        if other.depth is None or other.probe is None or probe is None:
+        if other.depth is None:
             continue
-        dearer = other.depth <= depth and other.probe <= probe
+        dearer = other.depth <= depth and (other.probe or 1) <= (probe or 1)
         if dearer and (other.recall >= recall or other.milliseconds > slow):
             return True
     return False
