@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from searcher_cases import clustered
 
-from divse.search import plans
+from divse.search import plans, tune
 from divse.search.filters import select
 from divse.search.gallery import Gallery
 from divse.search.prefilter import open_prefilter
@@ -56,6 +56,20 @@ def test_auto_takes_what_explain_says(small_gallery, tmp_path, monkeypatch):
     monkeypatch.setattr(plans, "is_usable", lambda spec: False)
     assert "not installed" in str(search.explain())
     assert search.search(queries, 3).certified.all()
+
+
+def test_a_gallery_of_fewer_sets_than_usual_gives_all_it_has(tmp_path):
+    pair = Gallery.create(tmp_path / "g", clustered(2))
+    search = Searcher(pair)
+    assert search.explain().sets == 2
+    assert search.search(clustered(3)).ids.shape == (3, 2)
+    assert search.search_positions(clustered(3)).ids.shape == (3, 2)
+    assert tune(pair, store=False).topk == 2
+    for asked in (search.explain, lambda topk: search.search(clustered(3), topk)):
+        with pytest.raises(ValueError, match="topk: got 10, expected 1 to 2"):
+            asked(topk=10)
+    with pytest.raises(ValueError, match="the gallery is empty"):
+        Searcher(pair.remove([0, 1])).explain()
 
 
 def test_progress_is_told(small_gallery):

@@ -221,10 +221,8 @@ def test_a_measured_plan_that_cannot_run_is_not_taken(indexed):
     asked = Asked("auto", None, None, 5, Scoring())
     search = Searcher(indexed)
     facts = search._facts(None, asked)
-    for plan, broken in (
-        ("certified", {"why_not_certified": "no"}),
-        ("prefilter", {"index": None}),
-    ):
+    cases = {"certified": {"why_not_certified": "no"}, "prefilter": {"index": None}}
+    for plan, broken in cases.items():
         tuned = Setting(plan, None, None, "measured")
         assert choose(asked, replace(facts, tuned=tuned)).plan == plan
         chosen = choose(asked, replace(facts, tuned=tuned, **broken))

@@ -13,6 +13,7 @@ from divse.search.snapshot import Snapshot
 PLANS = ("auto", "exact", "certified", "prefilter")
 CERTIFIED_FROM = 4_000_000  # stored numbers: a plain scan of fewer costs little beside the call
 EXACT_UP_TO = 200_000_000  # a scan by codes of fewer costs about what a prefilter does
+TOPK = 10  # results where no number is asked for
 BRUTE_FORCE = 16_000_000  # of the sets that pass a filter: scanning fewer beats any index
 UNFILTERED = 2  # measurements hold where a filter leaves one in so many sets, or more
 
@@ -92,6 +93,11 @@ def is_large(gallery: Snapshot) -> bool:
     return gallery.manifest.elements * gallery.dim > EXACT_UP_TO
 
 
+def topk_of(topk: int | None, sets: int) -> int:
+    """Return how many results are meant: by None the usual ones, or all of fewer `sets`."""
+    return min(TOPK, sets) if topk is None else topk
+
+
 def check_asked(asked: Asked) -> None:
     """Refuse plans that are none and settings that are not theirs."""
     if asked.plan not in PLANS:
@@ -113,9 +119,9 @@ def choose(asked: Asked, facts: Facts) -> Choice:
         raise ValueError(f"plan='certified' cannot serve this search: {facts.why_not_certified}")
     if asked.probe is not None and is_sketch(facts.searched):
         raise ValueError(
-            f"probe: got {asked.probe}, but the gallery's index is {facts.searched}, and only FAISS "
-            "indexes of elements have clusters: leave it and give depth, or build such an index "
-            "(IVF1024,Flat)"
+            f"probe: got {asked.probe}, but the gallery's index is {facts.searched}, and only "
+            "FAISS indexes of elements have clusters: leave it and give depth, or build such an "
+            "index (IVF1024,Flat)"
         )
     given = asked.depth is not None or asked.probe is not None
     if asked.plan != "auto" or given:

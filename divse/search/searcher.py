@@ -25,7 +25,7 @@ from divse.search.adaptive import run_prefilter
 from divse.search.backend import Backend
 from divse.search.filters import Selection, select
 from divse.search.gallery import Gallery
-from divse.search.plans import Asked, Choice, Facts, check_asked, choose, is_large
+from divse.search.plans import Asked, Choice, Facts, check_asked, choose, is_large, topk_of
 from divse.search.prefilter import open_prefilter
 from divse.search.proposal import PrefilterIndex
 from divse.search.reports import SearchPlan, SearchReport, SearchResult, Work
@@ -79,7 +79,7 @@ class Searcher:
     def search(
         self,
         queries: EmbeddingSets | Array,
-        topk: int = 10,
+        topk: int | None = None,
         plan: str = "auto",
         depth: int | None = None,
         *,
@@ -92,7 +92,7 @@ class Searcher:
         impl: str = "auto",
         **parameters: Any,
     ) -> SearchResult:
-        """Find the `topk` best sets for each of the queries (B, K, D).
+        """Find the `topk` best sets for each of the queries (B, K, D); None: 10, or all of fewer.
 
         `plan` is one of "auto", "exact", "certified" and "prefilter"; `depth` is the number of
         sets that the prefilter's sketches propose, or of elements that its FAISS index looks up for
@@ -104,14 +104,14 @@ class Searcher:
         Equal scores come in the order of position.
         """
         scoring = Scoring(similarity, alpha, log_mean, impl, parameters)
-        asked = Asked(plan, depth, probe, topk, scoring)
+        asked = Asked(plan, depth, probe, topk_of(topk, len(self.gallery)), scoring)
         found = self.find(queries, asked, where, allowed)
         return SearchResult(found.scores, self.gallery.take_ids(found.positions), found.certified)
 
     def search_positions(
         self,
         queries: EmbeddingSets | Array,
-        topk: int = 10,
+        topk: int | None = None,
         plan: str = "auto",
         depth: int | None = None,
         scoring: Scoring | None = None,
@@ -121,7 +121,8 @@ class Searcher:
         probe: int | None = None,
     ) -> TopK:
         """Search like `search`, but return positions in the gallery (B, topk) in place of ids."""
-        asked = Asked(plan, depth, probe, topk, scoring or Scoring())
+        scoring = scoring or Scoring()
+        asked = Asked(plan, depth, probe, topk_of(topk, len(self.gallery)), scoring)
         found = self.find(queries, asked, where, allowed)
         return TopK(found.scores, found.positions)
 
@@ -133,7 +134,7 @@ class Searcher:
         where: str | None = None,
         allowed: Ids | None = None,
         probe: int | None = None,
-        topk: int = 10,
+        topk: int | None = None,
         similarity: str = "smooth_chamfer",
         alpha: float = 16.0,
         log_mean: bool = False,
@@ -142,7 +143,7 @@ class Searcher:
     ) -> SearchPlan:
         """Say what `search` does with these arguments, without searching; filters are applied."""
         scoring = Scoring(similarity, alpha, log_mean, impl, parameters)
-        asked = Asked(plan, depth, probe, topk, scoring)
+        asked = Asked(plan, depth, probe, topk_of(topk, len(self.gallery)), scoring)
         self._check(asked)
         selection = self._select(where, allowed)
         facts = self._facts(selection, asked)

@@ -16,6 +16,7 @@ from divse.search.backend import Backend
 from divse.search.gallery import Gallery
 from divse.search.index_files import read_trained
 from divse.search.index_spec import is_sketch, is_usable
+from divse.search.plans import topk_of
 from divse.search.scan import Scoring
 from divse.search.searcher import Progress, Searcher
 from divse.search.shard import lists
@@ -39,7 +40,7 @@ def tune(
     gallery: Gallery,
     *,
     recall: float = 0.99,
-    topk: int = 10,
+    topk: int | None = None,
     queries: EmbeddingSets | Array | None = None,
     similarity: str = "smooth_chamfer",
     alpha: float = 16.0,
@@ -62,7 +63,7 @@ def tune(
     Args:
         gallery: an open gallery, in the state that is on disk.
         recall: in (0, 1].
-        topk: results of a query, 1 to N.
+        topk: results of a query, 1 to N; None: 10, or all of fewer.
         queries: (B, K, D) a sample of what will be asked; None draws `QUERIES` of each kind.
         similarity, alpha, log_mean, impl, parameters: as in `Searcher.search`.
         device: as of `Searcher`.
@@ -70,6 +71,7 @@ def tune(
     """
     if not 0 < recall <= 1:
         raise ValueError(f"recall: got {recall}, expected a share in (0, 1]")
+    topk = topk_of(topk, len(gallery))
     if not 1 <= topk <= len(gallery):
         raise ValueError(f"topk: got {topk}, expected 1 to {len(gallery)}, the gallery's size")
     scoring = Scoring(similarity, alpha, log_mean, impl, dict(parameters))
