@@ -36,6 +36,21 @@ def test_round_trip(tmp_path, make, dtype):
     gallery.verify()
 
 
+def test_rows_come_from_any_block_in_any_order(tmp_path):
+    """Several blocks a segment, several segments, sets removed; a row twice, none at all."""
+    values = vectors(90, 2, 8)
+    blocks = (EmbeddingSets(values[first : first + 7]) for first in range(0, 60, 7))
+    gallery = Gallery.create(tmp_path / "g", blocks, columns={"year": range(63)})
+    gallery = gallery.add(values[63:], columns={"year": range(63, 90)}).remove([0, 20, 64])
+    kept = [n for n in range(90) if n not in (0, 20, 64)]
+    asked = np.array([86, 3, 18, 18, 0, 59, 60, 40])
+    assert gallery.take_rows(asked) == [{"id": kept[n], "year": kept[n]} for n in asked]
+    assert gallery.take_ids(asked.reshape(2, 4)).tolist() == [
+        [kept[n] for n in row] for row in asked.reshape(2, 4)
+    ]
+    assert gallery.take_ids(np.empty((2, 0), np.int64)).shape == (2, 0)
+
+
 def test_whole_uniform_gallery_is_a_memory_map(tmp_path):
     gallery = Gallery.create(tmp_path / "g", sets())
     assert not gallery.segments[0].embeddings.flags.writeable

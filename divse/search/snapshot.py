@@ -131,10 +131,10 @@ class Snapshot:
         flat = np.asarray(positions, dtype=np.int64).reshape(-1)
         _check_positions(flat, len(self))
         if len(self.segments) == 1:
-            return self.segments[0].rows.select(columns).take(self.segments[0].own(flat))
+            return self.segments[0].take_rows(flat, columns)
         parts, places = [self.segments[0].rows.select(columns).slice(0, 0)], [flat[:0]]
         for segment, mine in self._owners(flat):
-            parts.append(segment.rows.select(columns).take(segment.own(flat[mine] - segment.start)))
+            parts.append(segment.take_rows(flat[mine] - segment.start, columns))
             places.append(mine)
         return pa.concat_tables(parts).take(np.argsort(np.concatenate(places)))
 
