@@ -1,11 +1,14 @@
 """The prefilter: finds what exact finds, never too few, by any index, stored or not."""
 
+import sys
+
 import numpy as np
 import pytest
 from searcher_cases import clustered, recall
 
 from divse.search.adaptive import Effort
 from divse.search.gallery import Gallery
+from divse.search.index_spec import automatic_spec, has_faiss
 from divse.search.prefilter import open_prefilter
 from divse.search.scan import Scoring
 from divse.search.searcher import Searcher
@@ -117,9 +120,25 @@ def test_folder_that_cannot_be_written_keeps_the_index_in_memory(small_gallery, 
         assert Searcher(gallery).search(queries, 2, "prefilter").ids.shape == (20, 2)
 
 
+def test_a_folder_that_is_called_faiss_is_none(tmp_path, monkeypatch):
+    """Python takes any folder for a package, and puts the working directory first."""
+    assert has_faiss()
+    gallery = Gallery.create(tmp_path / "g", clustered(20)).build_index("Flat")
+    (tmp_path / "faiss").mkdir()
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "path", [str(tmp_path)])
+        patched.delitem(sys.modules, "faiss")
+        assert not has_faiss() and automatic_spec(10) == "Sketch"
+        assert "faiss" not in sys.modules
+        with pytest.raises(ImportError, match=r"another thing of that name\): pip install"):
+            Searcher(gallery).search(clustered(2), 3, "prefilter")
+        patched.delitem(sys.modules, "faiss")
+    assert has_faiss()
+
+
 def test_named_plan_never_falls_back(small_gallery, tmp_path, monkeypatch):
     gallery, queries, _ = small_gallery
     gallery = Gallery.create(tmp_path / "g", gallery.sets()).build_index("Flat")
-    monkeypatch.setitem(__import__("sys").modules, "faiss", None)
+    monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(ImportError, match=r"divse\[cpu\]"):
         Searcher(gallery).search(queries, 3, "prefilter")

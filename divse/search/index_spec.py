@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from pathlib import Path
 
 FLAT_UP_TO = 1 << 14  # elements: comparing with all of them is fast, and can prove an answer
+FAISS_PART = "swigfaiss.py"  # in every build of the package
 _SKETCH = re.compile(r"Sketch([1-9][0-9]{0,4})?")
 
 
@@ -32,8 +34,10 @@ def automatic_spec(elements: int) -> str:
 
 
 def has_faiss() -> bool:
-    """Whether faiss is installed."""
-    return importlib.util.find_spec("faiss") is not None
+    """Whether faiss is installed, and not just a folder of that name, which Python imports too."""
+    spec = importlib.util.find_spec("faiss")
+    folders = (spec and spec.submodule_search_locations) or ()
+    return any((Path(folder) / FAISS_PART).is_file() for folder in folders)
 
 
 def is_usable(spec: str) -> bool:

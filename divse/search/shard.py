@@ -21,12 +21,14 @@ from divse.search.segment import Segment
 def import_faiss() -> ModuleType:
     """Import faiss; ImportError says what to do without it."""
     loaded = sys.modules.get("faiss")
-    if loaded is not None:
+    if loaded is not None and hasattr(loaded, "index_factory"):
         return loaded
     try:
         with warnings.catch_warnings():  # its SWIG layer warns about itself on new Pythons
             warnings.simplefilter("ignore", DeprecationWarning)
             import faiss
+        if not hasattr(faiss, "index_factory"):
+            raise ImportError(f"{faiss!r} is another thing of that name")
     except ImportError as error:
         raise ImportError(
             f"the prefilter needs faiss ({error}): pip install 'divse[cpu]', or plan='exact'"
