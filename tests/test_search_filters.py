@@ -1,5 +1,7 @@
 """Filters: conditions over columns and arrays of ids, inside every plan; no way out of them."""
 
+from threading import Event
+
 import numpy as np
 import pytest
 from searcher_cases import clustered, full_sort
@@ -113,6 +115,29 @@ def test_a_condition_that_takes_too_long_is_stopped(rows, monkeypatch):
     monkeypatch.setattr(filters, "SECONDS", 0.02)
     with pytest.raises(TimeoutError, match="took longer than 0.02 s: write a simpler"):
         select(rows, slow)
+
+
+def test_a_condition_that_cannot_be_stopped_is_not_waited_for(rows, monkeypatch):
+    """DuckDB hears of an interrupt between blocks of rows, and one block may take hours."""
+    heard, over = Event(), Event()
+
+    class Deaf:
+        def interrupt(self):
+            heard.set()
+
+    def hours():
+        over.wait(60)
+        return np.arange(2)
+
+    for name in ("SECONDS", "GRACE"):
+        monkeypatch.setattr(filters, name, 0.02)
+    with pytest.raises(TimeoutError):
+        filters._in_time(Deaf(), hours)
+    assert heard.is_set() and not over.is_set()
+    over.set()
+    heard.clear()
+    assert filters._in_time(Deaf(), lambda: np.arange(2)).tolist() == [0, 1]
+    assert not heard.is_set()
 
 
 def filtered_sort(data, mask, topk):

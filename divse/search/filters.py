@@ -6,16 +6,18 @@ bitmaps, so a search never finds fewer sets than there are.
 
 DuckDB evaluates conditions. It sees a table of the columns that the condition names and nothing
 else: a condition is one expression, without subqueries, and the connection reaches no files, no
-Python variables and no extensions. Its memory and threads are bounded, and so is its time; but it
-looks at the bounds between blocks of rows only, so that one row may still take more of both.
+Python variables and no extensions. Its memory and threads are bounded, and so is the time that a
+search waits for it. It looks at its bounds between blocks of rows only: one row may take more
+memory, and what took too long may go on for a while in a thread that nobody waits for.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from threading import Timer
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, wait
+from contextlib import suppress
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -25,7 +27,8 @@ from divse.search.segment import Segment
 from divse.search.snapshot import Snapshot
 
 TABLE = "gallery"
-SECONDS = 60.0  # a condition may take
+SECONDS = 60.0  # a condition may take,
+GRACE = 0.5  # and so long DuckDB has to hear that it shall stop
 _POSITION = "position of the set"
 _SAFE = {
     "enable_external_access": "false",
@@ -120,33 +123,51 @@ def matching(snapshot: Snapshot, where: str) -> np.ndarray:
 def _evaluated(snapshot: Snapshot, where: str) -> np.ndarray:
     duckdb = import_duckdb()
     mask = np.zeros(len(snapshot), dtype=bool)
-    with duckdb.connect(":memory:", config=_SAFE) as connection:
-        connection.execute("SET lock_configuration = true").fetchall()
-        try:
-            columns = _columns_of(_condition(connection, where), snapshot.schema.names)
-            connection.register(TABLE, _table(snapshot, columns))
-            with _limited(connection):
-                rows = connection.execute(_query(where)).fetchnumpy()
-        except duckdb.InterruptException:
-            raise TimeoutError(
-                f"where={where!r:.200} took longer than {SECONDS:g} s: write a simpler condition, "
-                "or give allowed= ids"
-            ) from None
-        except duckdb.Error as error:
-            raise ValueError(f"where={where!r:.200}: {_reason(error)}") from None
-    mask[np.asarray(rows[_POSITION], dtype=np.int64)] = True
+    connection = duckdb.connect(":memory:", config=_SAFE)
+    try:
+        mask[_in_time(connection, lambda: _positions(connection, snapshot, where))] = True
+    except (TimeoutError, duckdb.InterruptException):
+        raise TimeoutError(
+            f"where={where!r:.200} took longer than {SECONDS:g} s: write a simpler condition, "
+            "or give allowed= ids"
+        ) from None
+    except duckdb.Error as error:
+        raise ValueError(f"where={where!r:.200}: {_reason(error)}") from None
     return mask
 
 
-@contextmanager
-def _limited(connection: Any) -> Iterator[None]:
-    """Interrupt what takes too long."""
-    timer = Timer(SECONDS, connection.interrupt)
-    timer.start()
+def _positions(connection: Any, snapshot: Snapshot, where: str) -> np.ndarray:
+    """The positions of the sets for which a condition is true; closes the connection."""
+    with connection:
+        connection.execute("SET lock_configuration = true").fetchall()
+        columns = _columns_of(_condition(connection, where), snapshot.schema.names)
+        connection.register(TABLE, _table(snapshot, columns))
+        rows = connection.execute(_query(where)).fetchnumpy()
+        return np.asarray(rows[_POSITION], dtype=np.int64)
+
+
+def _in_time(connection: Any, work: Callable[[], np.ndarray]) -> np.ndarray:
+    """Return what `work` returns in a thread of its own, or raise TimeoutError after `SECONDS`.
+
+    An interrupt, which Ctrl-C brings too, is heard between blocks of rows, however late that is.
+    """
+    outcome: Future[np.ndarray] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(work())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    Thread(target=run, daemon=True).start()  # the end of the program does not wait for it either
     try:
-        yield
+        wait([outcome], SECONDS)
     finally:
-        timer.cancel()
+        if not outcome.done():
+            with suppress(Exception):  # it may just have been closed
+                connection.interrupt()
+            wait([outcome], GRACE)
+    return outcome.result(0)
 
 
 def _table(snapshot: Snapshot, columns: list[str]) -> Any:
