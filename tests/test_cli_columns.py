@@ -192,6 +192,38 @@ def test_tables_that_do_not_fit_are_refused(folder, cli, case):
     assert not (folder / "g").exists()
 
 
+SEPARATED = {
+    "t.csv": {
+        "id;year": "separated by semicolons, expected commas: save it with commas",
+        '\ufeff"id";year': "separated by semicolons, expected commas",  # as spreadsheets write
+        "id\tyear": "separated by tabs, expected commas: call it t.tsv",
+    },
+    "t.tsv": {
+        "id,year": "separated by commas, expected tabs: call it t.csv",
+        "id;year": "separated by semicolons, expected tabs: save it with tabs",
+    },
+}
+
+
+@pytest.mark.parametrize("option", ["--columns", "--ids"])
+@pytest.mark.parametrize("name", SEPARATED)
+def test_another_separator_is_noticed(folder, cli, name, option):
+    for header, message in SEPARATED[name].items():
+        mark = header.removesuffix("year")[-1]
+        rows = "".join(f"{id}{mark}1,5\n" for id in NAMES)
+        (folder / name).write_text(f"{header}\n{rows}", encoding="utf-8")
+        code, _, err = cli("build", "g", "--embeddings", "sets.npy", option, name)
+        assert code == 1 and message in err and err.count("\n") == 1
+
+
+def test_names_may_hold_other_separators(folder, cli):
+    (folder / "one.csv").write_text('"year; about"\n1\n2\n3\n4\n')
+    (folder / "two.csv").write_text("year;month,day\n1,1\n2,2\n3,3\n4,4\n")
+    for name, columns in (("one.csv", ["year; about"]), ("two.csv", ["year;month", "day"])):
+        gallery = built(cli, "--embeddings", "sets.npy", "--columns", name)
+        assert list(gallery.columns) == columns
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

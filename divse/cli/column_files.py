@@ -7,6 +7,7 @@ is made of them, everything else is text. A gallery that is there knows better.
 
 from __future__ import annotations
 
+import csv
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from typing import Any
 from divse.search.rows import ID, as_ids, first_duplicate
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
+SPOKEN = {",": "commas", "\t": "tabs", ";": "semicolons"}
+HEADER = 1 << 16  # characters of a first line that are looked at
 TABLES = (*SEPARATORS, ".parquet")
 TAKEN = ("rank", "score", "explain")  # what an answer calls its own
 NAMED = 5  # ids in an error
@@ -39,7 +42,8 @@ def read_columns(path: Path, ids: Any, total: int, schema: Any = None) -> dict[s
 def read_table(path: Path, schema: Any = None) -> Any:
     """Read a table file as an Arrow table; the ids of a CSV file are left as text."""
     import pyarrow as pa
-    from pyarrow import csv, parquet
+    from pyarrow import csv as arrow
+    from pyarrow import parquet
 
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file")
@@ -48,13 +52,14 @@ def read_table(path: Path, schema: Any = None) -> Any:
     try:
         if path.suffix not in SEPARATORS:
             return parquet.read_table(path)
+        _check_separator(path)
         known = {column.name: column.type for column in schema or ()} | {ID: pa.string()}
-        table = csv.read_csv(
+        table = arrow.read_csv(
             path,
-            parse_options=csv.ParseOptions(
+            parse_options=arrow.ParseOptions(
                 delimiter=SEPARATORS[path.suffix], newlines_in_values=True
             ),
-            convert_options=csv.ConvertOptions(column_types=known),
+            convert_options=arrow.ConvertOptions(column_types=known),
         )
         if pa.binary() in table.schema.types:
             raise pa.ArrowInvalid(f"it is no UTF-8 text, in a column of {table.column_names}")
@@ -62,6 +67,22 @@ def read_table(path: Path, schema: Any = None) -> Any:
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from None
     return table
+
+
+def _check_separator(path: Path) -> None:
+    """Refuse what would be read as one column, as another character separates the names."""
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
+        header = lines.readline(HEADER)
+    own = SEPARATORS[path.suffix]
+    found = [mark for mark in SPOKEN if len(next(csv.reader([header], delimiter=mark), [])) > 1]
+    if not found or own in found:
+        return
+    ending = next((name for name, mark in SEPARATORS.items() if mark == found[0]), None)
+    action = f"call it {path.stem}{ending}" if ending else f"save it with {SPOKEN[own]}"
+    raise ValueError(
+        f"{path}: columns are separated by {SPOKEN[found[0]]}, expected {SPOKEN[own]}: {action} "
+        "(a name that holds such a mark stands in double quotes)"
+    )
 
 
 def ids_of(path: Path, table: Any) -> Any:
