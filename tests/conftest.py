@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-pytest_plugins = ["cli_cases", "eval_cases", "searcher_cases"]
+pytest_plugins = ["cli_cases", "eval_cases", "hopper_cases", "searcher_cases"]
 BENCH = Path(__file__).resolve().parents[1] / "bench"
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that would ask the hub fails at once
 HAS_GPU = torch.cuda.is_available()

@@ -149,8 +149,8 @@ def test_a_named_implementation_never_falls_back():
         divse.score(q, g, "mp", impl="native")
     with pytest.raises(ValueError, match="float64"):
         divse.score(q.astype(np.float64), g.astype(np.float64), impl="native")
-    with pytest.raises(ValueError, match="expected auto, triton, native, reference"):
-        divse.score(q, g, impl="cuda")
+    with pytest.raises(ValueError, match="expected auto, cuda, triton, native, reference"):
+        divse.score(q, g, impl="gpu")
 
 
 def test_explain_and_calls_agree():

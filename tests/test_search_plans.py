@@ -28,7 +28,7 @@ from divse.search.searcher import Searcher
         ({"sharpness": 3}, "smooth_chamfer takes alpha, log_mean; got sharpness"),
         ({"similarity": "maxsim", "reduction": "max"}, "reduction: got 'max'"),
         ({"plan": "fast"}, "plan: got 'fast'"),
-        ({"impl": "cuda"}, "expected auto, triton, native, reference"),
+        ({"impl": "gpu"}, "expected auto, cuda, triton, native, reference"),
         ({"where": "colour = 1"}, "unknown column 'colour'"),
     ],
 )

@@ -2,7 +2,7 @@
 
 All take numpy arrays, torch tensors or EmbeddingSets and return the same kind. ``unit_norm=True``
 normalises every element in fp32 first (differentiable); ``False`` takes vectors as they are.
-``impl`` is "auto" or one of "reference", "triton", "native"; a named one never falls back.
+``impl`` is "auto" or one of "reference", "triton", "cuda", "native"; a named one never falls back.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def score(
         unit_norm: normalise the elements; False if they are of unit norm already.
         query_lengths: (B,) integers, how many elements of each set are real; None = all.
         gallery_lengths: (N,) likewise.
-        impl: "auto", "reference", "triton" or "native".
+        impl: "auto", "reference", "triton", "cuda" (Hopper) or "native" (a CPU).
 
     Returns:
         (B, N) scores in fp32 (fp64 for fp64 input), differentiable in queries, gallery and alpha.

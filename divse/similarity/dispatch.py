@@ -1,7 +1,8 @@
 """Which implementation serves a call: the named one or an error; only "auto" chooses.
 
 An implementation is a module with one function per operation ("scores", "pairs", "candidates",
-"search", "hardest_negatives") and ``why_not(operation, queries, gallery, similarity)``.
+"search", "hardest_negatives") and ``why_not(operation, queries, gallery, similarity)``; that of
+``cuda`` also depends on the similarity's parameters.
 """
 
 from __future__ import annotations
@@ -10,14 +11,19 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from divse.similarity import native, reference_backend, triton
+from divse.similarity import cuda, native, reference_backend, triton
 from divse.similarity.inputs import Sets
 from divse.similarity.table import Similarity
 
 #: How often each implementation really ran, by "implementation.operation"; for tests and proofs.
 calls: Counter[str] = Counter()
 
-BACKENDS: dict[str, Any] = {"triton": triton, "native": native, "reference": reference_backend}
+BACKENDS: dict[str, Any] = {
+    "cuda": cuda,
+    "triton": triton,
+    "native": native,
+    "reference": reference_backend,
+}
 OPERATIONS = ("scores", "pairs", "candidates", "search", "hardest_negatives")
 
 
@@ -35,25 +41,52 @@ class Explanation:
 
 
 def choose(
-    operation: str, impl: str, queries: Sets, gallery: Sets, similarity: Similarity
+    operation: str,
+    impl: str,
+    queries: Sets,
+    gallery: Sets,
+    similarity: Similarity,
+    parameters: dict[str, Any] | None = None,
 ) -> Explanation:
     """Return the implementation that serves the call.
 
-    A named one that cannot serve raises ValueError with the reason; "auto" takes Triton on a GPU
-    and the C++ kernel on a CPU, and the reference where those cannot serve.
+    A named one that cannot serve raises ValueError with the reason. "auto" takes the C++ kernel on
+    a CPU; on a GPU Triton, or the CUDA kernel where that was measured to be faster; and the
+    reference where those cannot serve.
     """
     if impl != "auto":
         if impl not in BACKENDS:
             raise ValueError(f"impl: got {impl!r}, expected auto, {', '.join(BACKENDS)}")
-        reason = BACKENDS[impl].why_not(operation, queries, gallery, similarity)
+        reason = _why_not(impl, operation, queries, gallery, similarity, parameters)
         if reason is not None:
             raise ValueError(f'impl="{impl}" cannot serve this call: {reason}')
         return Explanation(impl, {})
-    fused = "native" if queries.values.device.type == "cpu" else "triton"
-    reason = BACKENDS[fused].why_not(operation, queries, gallery, similarity)
-    if reason is None:
-        return Explanation(fused, {})
-    return Explanation("reference", {fused: reason})
+    passed_over = {}
+    for name in ("native",) if queries.values.device.type == "cpu" else ("cuda", "triton"):
+        reason = _why_not(name, operation, queries, gallery, similarity, parameters)
+        if reason is None and name == "cuda":
+            reason = cuda.why_not_unasked(queries, gallery, parameters)
+        if reason is None:
+            return Explanation(name, passed_over)
+        passed_over[name] = reason
+    return Explanation("reference", passed_over)
+
+
+def _why_not(
+    impl: str,
+    operation: str,
+    queries: Sets,
+    gallery: Sets,
+    similarity: Similarity,
+    parameters: dict[str, Any] | None,
+) -> str | None:
+    asked = operation, queries, gallery, similarity
+    reason: str | None
+    if impl == "cuda":
+        reason = cuda.why_not(*asked, parameters)
+    else:
+        reason = BACKENDS[impl].why_not(*asked)
+    return reason
 
 
 def run(
@@ -67,7 +100,7 @@ def run(
     **more: Any,
 ) -> Any:
     """Run an operation by the implementation that serves it, and count the call."""
-    chosen = choose(operation, impl, queries, gallery, similarity).impl
+    chosen = choose(operation, impl, queries, gallery, similarity, parameters).impl
     calls[f"{chosen}.{operation}"] += 1
     function = getattr(BACKENDS[chosen], operation)
     return function(

@@ -31,7 +31,7 @@ _ALL = (
         "smooth_chamfer",
         reference.smooth_chamfer,
         frozenset({"alpha", "log_mean"}),
-        fused=frozenset({"triton", "native"}),
+        fused=frozenset({"cuda", "triton", "native"}),
     ),
     Similarity("chamfer", reference.chamfer, fused=frozenset({"triton", "native"})),
     Similarity("mil", reference.mil, fused=frozenset({"triton", "native"})),

@@ -2,7 +2,8 @@
 
     python -m divse_kernels.autotune [--seconds 30] [--only WORD ...]
 
-runs the main shapes and shows what won by how much. From Python, `tune(call)` tunes every kernel
+runs the main shapes and shows what won by how much, and whether the CUDA kernel for Hopper, where
+it was built, is faster than Triton's best. From Python, `tune(call)` tunes every kernel
 that `call()` launches. The search is a descent: all tiles that differ from the best one in one
 step are measured, and the fastest is the next best one, until none is 2% faster. A tile whose
 result differs from that of the default is never chosen.
@@ -13,7 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -22,11 +23,12 @@ import torch
 import triton
 from torch import Tensor
 
-from divse_kernels import tile_cache
+from divse_kernels import hopper, tile_cache
 from divse_kernels.problem import Problem, padded
 from divse_kernels.tuning import Tile
 
 Call = Callable[[], Any]
+AGREES = 1e-5  # largest difference of scores by two kernels that sum in fp32
 GAIN = 0.98  # a tile must take less than this share of the best one's time
 DOUBLED = {  # fields that go in powers of two, and their ranges
     "block_m": (16, 256),
@@ -164,6 +166,23 @@ def same(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
+def choose(call: Call, timer: Callable[[Call], float] = milliseconds) -> Mapping[str, Any] | None:
+    """Measure the CUDA kernel against Triton's scores and keep which `impl="auto"` shall take.
+
+    `call` is a partial of `smooth_chamfer` with queries and gallery. None where the kernel does not
+    serve them; it must give the same scores to be chosen.
+    """
+    queries, gallery = call.args
+    if hopper.why_not(queries, gallery) is not None:
+        return None
+    other = partial(hopper.smooth_chamfer, queries, gallery)
+    error = float((other() - call()).abs().max())
+    found = {"error": error, "ms": timer(other), "triton_ms": timer(call)}
+    found["faster"] = error <= AGREES and found["ms"] < found["triton_ms"]
+    hopper.keep(queries, gallery, 16.0, found)
+    return found
+
+
 def line(shape: str, result: Result) -> str:
     """What was found, in words."""
     gain = result.default_ms / result.best_ms
@@ -188,8 +207,12 @@ def main() -> int:
 
     for shape, build in SHAPES.items():
         if set(args.only) <= set(shape.split()):
-            for result in tune(build(), seconds=args.seconds):
+            call = build()
+            for result in tune(call, seconds=args.seconds):
                 print(line(shape, result), flush=True)
+            if shape.startswith("scores ") and (found := choose(call)):
+                text = "CUDA kernel {ms:.4g} ms, Triton {triton_ms:.4g} ms, difference {error:.1e}"
+                print(f"{shape}: {text.format(**found)}", flush=True)
             torch.cuda.empty_cache()
     return 0
 

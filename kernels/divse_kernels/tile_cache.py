@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib.util
 import json
 import os
 import re
@@ -123,7 +124,9 @@ def path(problem: Problem) -> Path:
 def sources() -> str:
     """A digest of the kernels: a tile that suited others may not even launch with these."""
     digest = hashlib.sha256()
-    for file in sorted(Path(__file__).parent.glob("*.py")):
+    compiled = importlib.util.find_spec("divse_cuda")
+    built = [Path(compiled.origin)] if compiled and compiled.origin else []
+    for file in sorted(Path(__file__).parent.glob("*.py")) + built:
         digest.update(file.name.encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()[:16]
 
@@ -162,6 +165,20 @@ def keep(kernel: str, problem: Problem, tile: Tile, figures: Mapping[str, float]
     _write(file, {"sources": sources(), "winners": winners})
     _winners[file] = winners
     _tiles.clear()
+
+
+def keep_choice(kernel: str, problem: Problem, found: Mapping[str, Any]) -> None:
+    """Store what was measured of a kernel that has no tiles, such as whether it is the faster."""
+    file = path(problem)
+    winners = _load(file)
+    winners.setdefault(kernel, {})[bucket(problem)] = dict(found)
+    _write(file, {"sources": sources(), "winners": winners})
+    _winners[file] = winners
+
+
+def kept(kernel: str, problem: Problem) -> Mapping[str, Any]:
+    """What `keep_choice` stored for such a problem; empty if nothing."""
+    return _read(path(problem)).get(kernel, {}).get(bucket(problem), {})
 
 
 def _write(file: Path, document: dict[str, Any]) -> None:
