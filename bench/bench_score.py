@@ -7,6 +7,7 @@ against float64 and its gate. Big outputs are judged on a sample of up to 64 que
 gallery sets, and the whole of them must be finite.
 
     python bench/bench_score.py [--full [--part I/N]] [--device cuda|cpu] [--json] [--out [DIR]]
+    python bench/bench_score.py --impl cuda      the CUDA kernel for Hopper, where it serves
 """
 
 from __future__ import annotations
@@ -71,12 +72,22 @@ def gates(
     return verdicts, failed
 
 
-def run(shape: Shape, report: Report, ceilings: Roofline, *, compiled: bool, seconds: float):
-    """Gate, memory and time of every variant on one shape."""
+def run(
+    shape: Shape,
+    report: Report,
+    ceilings: Roofline,
+    *,
+    impls: list[str],
+    compiled: bool,
+    seconds: float,
+):
+    """Gate, memory and time of every variant on one shape, if one of `impls` serves it."""
     queries, gallery = shape.sets(report.device)
-    calls, note = scorers(queries, gallery, compiled, shape.similarity)
+    calls, note = scorers(queries, gallery, compiled, shape.similarity, impls)
     if note:
         print(f"{shape}: {note}", file=sys.stderr)
+    if not set(impls) & set(calls):
+        return
     with torch.no_grad():
         verdicts, failed = gates(calls, shape, queries, gallery)
         green = {n: partial(calls[n], queries, gallery) for n, v in verdicts.items() if v.green}
@@ -122,14 +133,20 @@ def main() -> int:
     arguments.add_argument("--part", default="1/1", metavar="I/N", help="every N-th shape alone")
     arguments.add_argument("--tiny", action="store_true", help="tiny shapes: a rehearsal")
     arguments.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
+    arguments.add_argument(
+        "--impl", nargs="+", metavar="NAME", help="of divse (triton; on a CPU reference native)"
+    )
     args = arguments.parse_args()
     report = Report("bench_score", args)
+    on_gpu = report.device.type == "cuda"
+    impls = args.impl or (["triton"] if on_gpu else ["reference", "native"])
     ceilings = measure(report.device, small=args.tiny, seconds=min(1.0, args.seconds))
     report.note(read_gb_s=ceilings.read / 1e9, matmul_tflop_s=ceilings.best_matmul / 1e12)
     scale = "tiny" if args.tiny else "full" if args.full else "chosen"
     for shape in part(shapes(report.device, scale), args.part):
-        run(shape, report, ceilings, compiled=not args.no_compile, seconds=args.seconds)
-        if report.device.type == "cuda":
+        times = {"compiled": not args.no_compile, "seconds": args.seconds}
+        run(shape, report, ceilings, impls=impls, **times)
+        if on_gpu:
             torch.cuda.empty_cache()
     return report.finish()
 

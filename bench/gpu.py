@@ -130,15 +130,16 @@ def summary(outcomes: list[Outcome]) -> str:
 
 
 def telling(outcome: Outcome) -> str:
-    """What a step found, in a line: figures of the Triton kernels, or the last line it printed."""
+    """What a step found, in a line: figures of our kernels, or the last line it printed."""
     documents = [result for result in outcome.results if isinstance(result, dict)]
     rows = [row for document in documents for row in document.get("rows", [])]
+    ours = [row for row in rows if row.get("variant") in ("triton", "cuda")]
     texts = [
         f"{column}: " + ", ".join(f"{row[column]:.2f}" for row in rows if row.get(column))
         for rows, column in (
-            ([row for row in rows if row.get("variant") == "triton"], "x matmul"),
-            ([row for row in rows if row.get("variant") == "triton"], "of floor"),
-            ([row for row in rows if row.get("variant") == "triton"], "matmuls"),
+            (ours, "x matmul"),
+            (ours, "of floor"),
+            (ours, "matmuls"),
             ([row for row in rows if row.get("state") == "warm"], "first call s"),
         )
         if any(row.get(column) for row in rows)

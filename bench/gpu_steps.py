@@ -62,6 +62,10 @@ class Steps:
         parallel = importlib.util.find_spec("xdist") is not None  # compiling keeps the CPU busy
         return [*words, "-n", "8"] if parallel else words
 
+    def cuda(self) -> list[str]:
+        """The CUDA kernel in place of Triton's; a rehearsal has none."""
+        return self.small("--impl cuda")
+
     def train(self) -> list[str]:
         """A short real training run whose scores come from the Triton kernels."""
         words = [sys.executable, str(ROOT / "train.py"), "--preset", "scenes", "--out", "{out}/run"]
@@ -83,6 +87,13 @@ class Steps:
         few = self.small("", "--few")
         yield Step("small", self.script("small_launches", *few), 60, self.interpreter)
         yield Step("score", self.measured("bench_score"), 110)
+        # A process of its own for each: what goes wrong there spoils nothing else.
+        hopper = [*self.pytest(), "-m", "gpu", str(ROOT / "tests" / "test_hopper.py")]
+        yield Step("hopper", hopper, 60)
+        yield Step("score cuda", self.measured("bench_score", "--no-compile", *self.cuda()), 60)
+        yield Step(
+            "memcheck cuda", self.python("sanitize", "--tools", "memcheck", *self.cuda()), 30
+        )
         yield Step("training", self.measured("bench_training"), 70)
         sizes = self.small("--seconds 1", "--tiny --seconds 0.05")
         yield Step("search", self.script("bench_search_gpu", *sizes), 70, self.interpreter)

@@ -24,6 +24,7 @@ Row = dict[str, Any]
 Lines = dict[str, list[tuple[float, float]]]  # by variant: (x, share of the floor)
 COLORS = {
     "triton": "#d62728",
+    "cuda": "#8c564b",
     "native": "#d62728",
     "matmul": "#1f77b4",
     "compiled": "#2ca02c",

@@ -1,6 +1,6 @@
 """NVIDIA's compute-sanitizer over bench/small_launches.py: bad memory accesses and races.
 
-    python bench/sanitize.py [--tools memcheck racecheck] [--few]
+    python bench/sanitize.py [--tools memcheck racecheck] [--few] [--impl cuda]
 
 Says so and does nothing where the tool is not installed. PyTorch's memory pool is switched off, so
 that every tensor has bounds of its own.
@@ -57,6 +57,7 @@ def main() -> int:
     )
     arguments.add_argument("--tools", nargs="+", choices=TOOLS, default=["memcheck", "racecheck"])
     arguments.add_argument("--few", action="store_true", help="the smallest shapes alone")
+    arguments.add_argument("--impl", choices=("triton", "cuda"), default="triton")
     args = arguments.parse_args()
     command = sanitizer()
     if command is None:
@@ -64,7 +65,7 @@ def main() -> int:
         return 0
     verdicts = {}
     for tool in args.tools:
-        verdicts[tool] = run(tool, command, ["--few"] * args.few)
+        verdicts[tool] = run(tool, command, ["--impl", args.impl, *["--few"] * args.few])
         print(f"{tool}: {verdicts[tool]}", flush=True)
     print("; ".join(f"{tool} {verdict}" for tool, verdict in verdicts.items()))
     return int(any(v != "clean" and not v.startswith("unable") for v in verdicts.values()))

@@ -5,9 +5,11 @@
     python bench/sass.py --json              a list of {operation, kernel, arch, shape, ...}
     python bench/sass.py --budgets           guarded cases on sm_90 against sass_budgets.json
     python bench/sass.py --update-budgets    write what this version of Triton makes of them
+    python bench/sass.py --cuda              the CUDA kernels as nvcc makes them, if it is there
     python bench/sass.py --model             the model of speed, measured and predicted
     python bench/sass.py --predict           its prediction for these kernels on an H100
-    python bench/sass.py --update-page       write both into docs/kernels.md
+    python bench/sass.py --predict-cuda      the same for the CUDA kernels
+    python bench/sass.py --update-page       write all three into docs/kernels.md
 
 Every kernel is compiled as its launcher would launch it, by the ptxas that Triton brings, and its
 machine code is counted. Exits with 1 if a kernel could not be launched or, with --budgets, if a
@@ -21,9 +23,7 @@ import collections
 import json
 import os
 import re
-import subprocess
 import sys
-import tempfile
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -32,11 +32,12 @@ from typing import Any
 if __name__ == "__main__":
     os.environ.pop("TRITON_INTERPRET", None)  # interpreted kernels have no machine code
 
+import sass_cuda
 import triton
 from dry_launch import CAPABILITIES, Launch, absent_device, recorded
+from machine_code import cuobjdump, opcodes
 from sass_cases import GUARDED, OPERATIONS, OTHERS, Case, predicted
 
-TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 SHARED = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10}  # bytes of one block
 TENSOR_MEMORY = 512  # columns
 BUDGETS = Path(__file__).with_name("sass_budgets.json")
@@ -44,21 +45,6 @@ PAGE = Path(__file__).parents[1] / "docs" / "kernels.md"
 BUDGETED = ("registers", "mufu", "instructions")
 ALLOWED = 1.1  # times its budget
 MATMULS = ("HGMMA", "IGMMA", "HMMA", "IMMA", "UTCHMMA", "UTCIMMA")
-
-
-def cuobjdump(option: str, cubin: bytes) -> str:
-    """What NVIDIA's tool says about machine code."""
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        command = [str(TOOLS / "cuobjdump"), option, file.name]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-
-
-def opcodes(sass: str) -> list[str]:
-    """The instructions of a listing, without operands and modifiers."""
-    line = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?([A-Z][A-Z0-9_]*)", re.MULTILINE)
-    return [name for name in line.findall(sass) if name != "NOP"]
 
 
 def count(launch: Launch) -> dict[str, Any]:
@@ -116,6 +102,8 @@ def faults(record: dict[str, Any]) -> list[str]:
 
 def name(record: dict[str, Any]) -> str:
     """What a budget is filed under."""
+    if "shape" not in record:  # a CUDA kernel serves all shapes
+        return record["kernel"]
     return f"{record['kernel']}: {record['operation']} {record['shape']}"
 
 
@@ -153,7 +141,10 @@ def update_budgets() -> None:
         name(r): {what: r[what] for what in (*BUDGETED, *(["spills"] if r["spills"] else []))}
         for r in records
     }
-    document = dict(sorted((budgets() | {triton_minor(): entry}).items()))
+    document = budgets() | {triton_minor(): entry}
+    if sass_cuda.compiler():
+        document[sass_cuda.version()] = sass_cuda.entry()
+    document = dict(sorted(document.items()))
     BUDGETS.write_text(json.dumps(document, indent=1) + "\n")
     for record in records:
         if record["spills"]:
@@ -165,7 +156,14 @@ def check_budgets() -> list[str]:
     known = budgets().get(triton_minor())
     if known is None:
         return [f"no budgets for Triton {triton_minor()}, only for {', '.join(budgets())}"]
-    records = measure_all(GUARDED, "sm_90")
+    wrong = over(measure_all(GUARDED, "sm_90"), known)
+    if sass_cuda.compiler() and sass_cuda.version() in budgets():
+        wrong += over(sass_cuda.records(), budgets()[sass_cuda.version()])
+    return wrong
+
+
+def over(records: list[dict[str, Any]], known: dict[str, dict[str, int]]) -> list[str]:
+    """Where kernels are over their budgets."""
     return [text for r in records for text in overspent(r, known.get(name(r)))]
 
 
@@ -213,12 +211,25 @@ def predict() -> str:
     return "\n".join([*tables, note])
 
 
+def predict_cuda() -> str:
+    """The model's prediction for the CUDA kernels as text."""
+    from report import markdown
+    from sass_model import of_turns
+
+    by_size = {r["K"]: r for r in sass_cuda.records() if (r["dtype"], r["factors"]) == ("bf16", 4)}
+    rows = [of_turns(case, by_size[case.k]) for case in predicted()]
+    return f"{markdown(rows)}\n{sass_cuda.version()}. A model's prediction for one H100.\n"
+
+
 def update_page() -> None:
     """Write both tables of the model into docs/kernels.md, between their marks."""
     from sass_model import report
 
     text = PAGE.read_text()
-    for option, found in (("--predict", predict()), ("--model", report() + "\n")):
+    parts = {"--predict": predict(), "--model": report() + "\n"}
+    if sass_cuda.compiler():
+        parts["--predict-cuda"] = predict_cuda()
+    for option, found in parts.items():
         start = f"<!-- python bench/sass.py {option} -->\n"
         head, _, rest = text.partition(start)
         text = head + start + found + rest[rest.index("<!-- end -->") :]
@@ -234,7 +245,8 @@ def arguments() -> argparse.Namespace:
         "--only", nargs="+", default=[], metavar="WORD", help="words of operation, arch and shape"
     )
     what = result.add_mutually_exclusive_group()
-    for option in ("budgets", "update-budgets", "model", "predict", "update-page"):
+    options = ("budgets", "update-budgets", "cuda", "model", "predict", "predict-cuda")
+    for option in (*options, "update-page"):
         what.add_argument(f"--{option}", action="store_true")
     return result.parse_args()
 
@@ -248,12 +260,29 @@ def main() -> int:
         print(report())
     elif args.predict:
         print(predict())
+    elif args.predict_cuda or args.cuda:
+        return tell_cuda(args)
     elif args.update_budgets:
         update_budgets()
     elif args.update_page:
         update_page()
     else:
         return judge(args)
+    return 0
+
+
+def tell_cuda(args: argparse.Namespace) -> int:
+    """Print what nvcc makes of the CUDA kernels, or what the model says of that."""
+    from report import markdown
+
+    if not sass_cuda.compiler():
+        print("nvcc is not installed: there is nothing to count", file=sys.stderr)
+        return 1
+    if args.predict_cuda:
+        print(predict_cuda())
+    else:
+        records = sass_cuda.records()
+        print(json.dumps(records, indent=1) if args.json else markdown(records))
     return 0
 
 

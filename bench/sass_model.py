@@ -31,6 +31,9 @@ LOOP_SLOPE = (23_080 - 7_910) / (1024 - 256)  # cycles a dimension
 LOOP_BASE = 7_910 - 256 * LOOP_SLOPE
 CUBLAS_SLOPE = (22_220 - 7_807) / (1024 - 256)  # 3.25 and 2.28 ms, in cycles for as many cosines
 CUBLAS_BASE = 7_807 - 256 * CUBLAS_SLOPE
+# The same maximum in a persistent kernel that loads by TMA: 0.99 and 1.05 of cuBLAS's speed.
+TMA_SLOPE = (22_220 / 0.99 - 7_807 / 1.05) / (1024 - 256)
+TMA_BASE = 7_807 / 1.05 - 256 * TMA_SLOPE
 # The kernel whose epilogue is a plain maximum: instructions after its last product, and in all.
 MAXIMUM, MAXIMUM_ALL = 300, 1210
 EAGER, COMPILED = 142.0, 11.2  # bytes a cosine: scores in torch
@@ -263,6 +266,29 @@ def prediction(case: Case, record: dict[str, Any]) -> dict[str, Any]:
         met = [figures[kind] >= goal, figures[f"{kind}, hidden"] >= goal]
         row |= {"goal": f"{kind} {goal}", "met": "yes" if met[0] else "if hidden" * met[1] or "no"}
     return row | {"note": "; ".join(remarks(case, record))}
+
+
+def of_turns(case: Case, record: dict[str, Any]) -> dict[str, Any]:
+    """What the model says about the CUDA kernel, whose warpgroups take turns, as a row.
+
+    While one warpgroup folds a tile of 16,384 cosines the other multiplies, and copies run ahead,
+    so a pair of tiles takes the longest of three: the loop as it was measured with TMA and
+    persistent blocks, the issue slots of both folds, their special functions. That a turn is
+    handed over without a gap is assumed. All instructions count as the fold's.
+    """
+    loop = TMA_BASE + TMA_SLOPE * case.dims
+    issue, special = 2 * record["instructions"], 16 * record["mufu"]
+    cycles = max(loop, issue, special)
+    figures = {
+        "x cuBLAS": cublas_cycles(case.dims) / cycles,
+        "of floor": floor_cycles(case.dims) / cycles,
+    }
+    row = {"K": case.k, "D": case.dims, "loop": round(loop), "issue": issue, "MUFU": special}
+    kind, goal = GOALS.get((case.k, case.dims), ("", None))
+    if goal is not None:
+        row |= {"goal": f"{kind} {goal}", "met": "yes" if figures[kind] >= goal else "no"}
+    note = "D is outside what was fitted" if case.dims < 256 else ""
+    return row | figures | {"note": note}
 
 
 def remarks(case: Case, record: dict[str, Any]) -> list[str]:

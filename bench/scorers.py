@@ -5,6 +5,7 @@ compiled                 torch.compile of the same
 reference                divse.score(impl="reference"): fp32 cosines whatever the input (CPU)
 native                   divse.score(impl="native"), the C++ kernel (CPU)
 triton                   divse.score(impl="triton"), the fused kernel (GPU)
+cuda                     divse.score(impl="cuda"), the CUDA kernel (Hopper)
 flash-maxsim             flash_maxsim.flash_maxsim_batched (GPU, MaxSim)
 late-interaction-kernels late_interaction_kernels.maxsim (GPU, MaxSim)
 matmul                   the cosines alone, unscored
@@ -13,7 +14,7 @@ matmul                   the cosines alone, unscored
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -54,7 +55,11 @@ def plain(queries: Tensor, gallery: Tensor, similarity: str = "smooth_chamfer") 
 
 
 def scorers(
-    queries: Tensor, gallery: Tensor, compiled: bool, similarity: str = "smooth_chamfer"
+    queries: Tensor,
+    gallery: Tensor,
+    compiled: bool,
+    similarity: str = "smooth_chamfer",
+    impls: Sequence[str] = ("reference", "native"),
 ) -> tuple[dict[str, Scorer], str]:
     """The variants that can serve these inputs, and a note on those that cannot."""
     formula = partial(eager, similarity=similarity)
@@ -63,7 +68,7 @@ def scorers(
         torch.compiler.reset()  # each shape gets its own program, as a user of that shape would
         found["compiled"] = torch.compile(formula, dynamic=False)
     notes = []
-    for impl in ("triton",) if queries.is_cuda else ("reference", "native"):
+    for impl in impls:
         try:
             divse.explain(queries[:1], gallery[:1], similarity, impl=impl)
         except ValueError as error:

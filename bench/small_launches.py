@@ -1,9 +1,9 @@
-"""Every operation through the Triton kernels on small, odd shapes, held to the reference.
+"""Every operation through the GPU kernels on small, odd shapes, held to the reference.
 
 What a memory checker can afford (bench/sanitize.py), and a first check on a new device. An
 operation without a kernel says so and is no fault.
 
-    python bench/small_launches.py [--device cuda|cpu] [--json] [--out [DIR]]
+    python bench/small_launches.py [--impl cuda] [--device cuda|cpu] [--json] [--out [DIR]]
     TRITON_INTERPRET=1 python bench/small_launches.py --device cpu --few
 """
 
@@ -74,6 +74,12 @@ CASES = (
     Small(5, 29, 4, 4, 64, alpha=200.0),
     *(Small(5, 29, 5, 4, 64, similarity=name) for name in ("chamfer", "maxsim", "mil")),
     Small(3, 9, 70, 50, 64, similarity="maxsim", ragged=True),
+)
+#: What the CUDA kernel serves.
+PLAIN = (
+    Small(9, 300, 4, 4, 72),
+    Small(70, 5, 4, 4, 520, HALF, alpha=60.0),
+    *(Small(5, 37, size, size, 136) for size in (2, 8, 16, 32)),
 )
 FEW = (Small(3, 9, 4, 4, 32, HALF), Small(2, 5, 3, 2, 48, HALF, ragged=True))
 Operation = Callable[[Tensor, Tensor, dict[str, Any]], Tensor]
@@ -196,28 +202,30 @@ OPERATIONS: dict[str, tuple[Operation, str]] = {
 DIFFERENTIATED = ("gradient", "log-sum-exps", "rbf mean")
 
 
-def refusal(case: Small, needs: str, q: Tensor, g: Tensor, differentiated: bool) -> str | None:
-    """Why Triton has no kernel for a case, or None."""
+def refusal(
+    case: Small, needs: str, q: Tensor, g: Tensor, differentiated: bool, impl: str
+) -> str | None:
+    """Why an implementation has no kernel for a case, or None."""
     try:
         q = q.detach().requires_grad_(differentiated)
-        divse.explain(q, g, case.similarity, operation=needs, impl="triton")
+        divse.explain(q, g, case.similarity, operation=needs, impl=impl)
     except ValueError as error:
         return str(error).rsplit(": ", 1)[-1]
     return None
 
 
-def check(case: Small, name: str, device: torch.device) -> Verdict | str:
+def check(case: Small, name: str, device: torch.device, impl: str) -> Verdict | str:
     """Verdict of one operation on one case, or why there is no kernel."""
     operation, needs = OPERATIONS[name]
     q, g, options = case.sets(device)
-    why = refusal(case, needs, q, g, differentiated=name in DIFFERENTIATED)
+    why = refusal(case, needs, q, g, name in DIFFERENTIATED, impl)
     if why:
         return why
     if name == "int8 search" and case.dim % CODE_STEP:
         return f"codes need D to be a multiple of {CODE_STEP}"
     run = partial(operation, options=options | {"impl": "reference"})
     exact, plain = run(q.double(), g.double()), run(q.float(), g.float())
-    fused = operation(q, g, options | {"impl": "triton"})
+    fused = operation(q, g, options | {"impl": impl})
     # gradients come in the inputs' type
     rounding = torch.finfo(fused.dtype).eps * float(exact.abs().max())
     return gate(fused, exact, plain, rounding if fused.dtype in (HALF, torch.bfloat16) else 0.0)
@@ -227,11 +235,13 @@ def main() -> int:
     """Run all operations on all cases."""
     arguments = parser(__doc__)
     arguments.add_argument("--few", action="store_true", help="tiny shapes: for the interpreter")
+    arguments.add_argument("--impl", choices=("triton", "cuda"), default="triton")
     args = arguments.parse_args()
     report = Report("small_launches", args)
-    for case in FEW if args.few else CASES:
+    cases = PLAIN if args.impl == "cuda" else FEW if args.few else CASES
+    for case in cases:
         for name in OPERATIONS:
-            verdict = check(case, name, report.device)
+            verdict = check(case, name, report.device, args.impl)
             row = {"operation": name, "case": str(case)}
             if isinstance(verdict, str):
                 report.add(**row, note=verdict)

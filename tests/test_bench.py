@@ -117,7 +117,7 @@ def test_a_wrong_variant_gets_no_speed(load, tmp_path, monkeypatch):
     right = bench.eager
     scorers = {"eager": right, "broken": lambda q, g: right(q, g) * (1 + 1e-4)}
     monkeypatch.setattr(bench, "scorers", lambda *_: (scorers, ""))
-    bench.run(shape, found, ceilings, compiled=False, seconds=0.02)
+    bench.run(shape, found, ceilings, impls=["broken"], compiled=False, seconds=0.02)
     rows = {row["variant"]: row for row in found.rows}
     assert rows["eager"]["gate"] == "green" and rows["eager"]["ms"] > 0
     assert rows["broken"]["gate"] == "RED" and "ms" not in rows["broken"]

@@ -97,7 +97,7 @@ def test_progress_is_told(small_gallery):
         ({"probe": True}, "probe: got bool, expected an int"),
         ({"similarity": "cosine"}, "similarity: got 'cosine'"),
         ({"alpha": -1.0}, "alpha: got -1.0"),
-        ({"impl": "cuda"}, "impl: got 'cuda'"),
+        ({"impl": "gpu"}, "impl: got 'gpu'"),
         ({"similarity": "mp", "impl": "native"}, "no kernel for mp"),
     ],
 )

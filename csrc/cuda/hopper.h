@@ -72,8 +72,13 @@ DIVSE_DEVICE void publish_barriers() {
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 }
 
+// All threads of both blocks. Threads of a warp must come together: after a branch that only some of
+// them took, they meet first.
 DIVSE_DEVICE void meet_cluster() {
-    asm volatile("barrier.cluster.arrive.release;\n\tbarrier.cluster.wait.acquire;" ::: "memory");
+    __syncwarp();
+    asm volatile(
+        "barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" :::
+            "memory");
 }
 
 // Arrive, and announce bytes that copies will deliver within this phase.

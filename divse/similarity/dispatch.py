@@ -61,7 +61,7 @@ def choose(
         if reason is not None:
             raise ValueError(f'impl="{impl}" cannot serve this call: {reason}')
         return Explanation(impl, {})
-    passed_over = {}
+    passed_over: dict[str, str] = {}
     for name in ("native",) if queries.values.device.type == "cpu" else ("cuda", "triton"):
         reason = _why_not(name, operation, queries, gallery, similarity, parameters)
         if reason is None and name == "cuda":
@@ -81,11 +81,8 @@ def _why_not(
     parameters: dict[str, Any] | None,
 ) -> str | None:
     asked = operation, queries, gallery, similarity
-    reason: str | None
-    if impl == "cuda":
-        reason = cuda.why_not(*asked, parameters)
-    else:
-        reason = BACKENDS[impl].why_not(*asked)
+    more = (parameters,) if impl == "cuda" else ()
+    reason: str | None = BACKENDS[impl].why_not(*asked, *more)
     return reason
 
 

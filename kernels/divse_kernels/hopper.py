@@ -1,4 +1,4 @@
-"""Smooth-Chamfer scores of all pairs by the CUDA C++ kernel for Hopper (csrc/cuda), if it was built.
+"""Smooth-Chamfer scores of all pairs by the CUDA C++ kernel for Hopper, where it was built.
 
     divse::smooth_chamfer_hopper    scores (B, N) of B query sets and N gallery sets
 

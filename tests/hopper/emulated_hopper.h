@@ -232,7 +232,10 @@ inline void start(Barrier* barrier, int arrivals) {
     *barrier = {0, count, count, 0, 1};
 }
 inline void publish_barriers() {}
-inline void meet_cluster() { machine->meet(machine->of_cluster(), Machine::fibers); }
+inline void meet_cluster() {
+    machine->meet(machine->of_warp(), 32);
+    machine->meet(machine->of_cluster(), Machine::fibers);
+}
 
 inline void arrive_at(Barrier* barrier) {
     if (barrier->started != 1) throw std::logic_error("a barrier was used before its start");
