@@ -157,6 +157,7 @@ private:
     std::function<void()> program_;
     std::exception_ptr failure_;
     int current_ = 0, left_[cluster] = {};  // threads of each block that are at their end
+    int paused_ = -1;  // a block, or none
     bool progress_ = false;
 };
 
@@ -191,12 +192,13 @@ inline void Machine::run(const std::function<void()>& program) {
     }
     for (int idle = 0, left = fibers; left > 0;) {
         progress_ = false;
-        // Some warps run ahead of others, as on the machine.
+        // Some threads run ahead of others, and now and then a block of the other.
+        if (random() % 32 == 0) paused_ = static_cast<int>(random() % (cluster + 1)) - 1;
         std::shuffle(order.begin(), order.end(), random);
         const int part = coin() ? fibers : static_cast<int>(random() % fibers) + 1;
         for (int i = 0; i < part && !failure_; ++i) {
             current_ = order[i];
-            if (self().done) continue;
+            if (self().done || block() == paused_) continue;
             swapcontext(&scheduler_, &self().context);
             if (self().done) {
                 --left;
@@ -205,6 +207,10 @@ inline void Machine::run(const std::function<void()>& program) {
         }
         if (failure_) std::rethrow_exception(failure_);
         if (!copies_.empty() && (coin() || !progress_)) arrive_copy();
+        if (!progress_ && paused_ >= 0) {
+            paused_ = -1;
+            continue;
+        }
         idle = progress_ ? 0 : idle + 1;
         if (idle > 100) throw std::runtime_error("deadlock");
     }
