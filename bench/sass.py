@@ -9,7 +9,8 @@
     python bench/sass.py --model             the model of speed, measured and predicted
     python bench/sass.py --predict           its prediction for these kernels on an H100
     python bench/sass.py --predict-cuda      the same for the CUDA kernels
-    python bench/sass.py --update-page       write all three into docs/kernels.md
+    python bench/sass.py --goals             and for search, candidates and the triplet loss
+    python bench/sass.py --update-page       write all of these into docs/kernels.md
 
 Every kernel is compiled as its launcher would launch it, by the ptxas that Triton brings, and its
 machine code is counted. Exits with 1 if a kernel could not be launched or, with --budgets, if a
@@ -35,7 +36,7 @@ if __name__ == "__main__":
 import sass_cuda
 import triton
 from dry_launch import CAPABILITIES, Launch, absent_device, recorded
-from machine_code import cuobjdump, opcodes
+from machine_code import MATMULS, cuobjdump, inner_loop, opcodes
 from sass_cases import GUARDED, OPERATIONS, OTHERS, Case, predicted
 
 SHARED = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10}  # bytes of one block
@@ -44,7 +45,6 @@ BUDGETS = Path(__file__).with_name("sass_budgets.json")
 PAGE = Path(__file__).parents[1] / "docs" / "kernels.md"
 BUDGETED = ("registers", "mufu", "instructions")
 ALLOWED = 1.1  # times its budget
-MATMULS = ("HGMMA", "IGMMA", "HMMA", "IMMA", "UTCHMMA", "UTCIMMA")
 
 
 def count(launch: Launch) -> dict[str, Any]:
@@ -52,7 +52,8 @@ def count(launch: Launch) -> dict[str, Any]:
     kernel = launch.kernel
     usage = cuobjdump("--dump-resource-usage", kernel.asm["cubin"])
     registers, stack = re.search(r"REG:(\d+) STACK:(\d+)", usage).groups()
-    names = opcodes(cuobjdump("--dump-sass", kernel.asm["cubin"]))
+    listing = cuobjdump("--dump-sass", kernel.asm["cubin"])
+    names = opcodes(listing)
     found = collections.Counter(names)
     matmul = [i for i, name in enumerate(names) if name in MATMULS]
     return {
@@ -67,6 +68,7 @@ def count(launch: Launch) -> dict[str, Any]:
         "tensor_memory": getattr(kernel.metadata, "tmem_size", 0) or 0,
         "instructions": len(names),
         "epilogue": len(names) - 1 - matmul[-1] if matmul else len(names),
+        "loop": inner_loop(listing),
         "matmul": len(matmul),
         "mufu": found["MUFU"],
         "shfl": found["SHFL"],
@@ -218,15 +220,25 @@ def predict_cuda() -> str:
 
     by_size = {r["K"]: r for r in sass_cuda.records() if (r["dtype"], r["factors"]) == ("bf16", 4)}
     rows = [of_turns(case, by_size[case.k]) for case in predicted()]
-    return f"{markdown(rows)}\n{sass_cuda.version()}. A model's prediction for one H100.\n"
+    return f"{markdown(rows)}\n{sass_cuda.version()}. A model's prediction for one H100, not a measurement.\n"
+
+
+def goals() -> str:
+    """The model's say on the goals beyond all pairs, as text."""
+    import sass_goals
+    from report import markdown
+
+    rows = sass_goals.rows(measure_all(sass_goals.cases(), "sm_90"))
+    note = f"Triton {triton.__version__}. A model's prediction for one H100, not a measurement.\n"
+    return f"{markdown(rows)}\n{note}"
 
 
 def update_page() -> None:
-    """Write both tables of the model into docs/kernels.md, between their marks."""
+    """Write the tables of the model into docs/kernels.md, between their marks."""
     from sass_model import report
 
     text = PAGE.read_text()
-    parts = {"--predict": predict(), "--model": report() + "\n"}
+    parts = {"--predict": predict(), "--model": report() + "\n", "--goals": goals()}
     if sass_cuda.compiler():
         parts["--predict-cuda"] = predict_cuda()
     for option, found in parts.items():
@@ -245,7 +257,7 @@ def arguments() -> argparse.Namespace:
         "--only", nargs="+", default=[], metavar="WORD", help="words of operation, arch and shape"
     )
     what = result.add_mutually_exclusive_group()
-    options = ("budgets", "update-budgets", "cuda", "model", "predict", "predict-cuda")
+    options = ("budgets", "update-budgets", "cuda", "model", "predict", "predict-cuda", "goals")
     for option in (*options, "update-page"):
         what.add_argument(f"--{option}", action="store_true")
     return result.parse_args()
@@ -260,6 +272,8 @@ def main() -> int:
         print(report())
     elif args.predict:
         print(predict())
+    elif args.goals:
+        print(goals())
     elif args.predict_cuda or args.cuda:
         return tell_cuda(args)
     elif args.update_budgets:

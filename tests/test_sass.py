@@ -130,9 +130,48 @@ def test_the_model_judges_against_the_goals(load):
     assert "two blocks" in model.prediction(cases.Case("scores", 4, 256), record | two)["note"]
 
 
+LISTING = """
+        /*0000*/                   MOV R1, c[0x0][0x28] ;
+        /*0010*/                   LDG R2, [R4] ;
+        /*0020*/                   HGMMA.64x16x16.F32.BF16 R8, gdesc[UR4], R8 ;
+        /*0030*/               @P1 BRA 0x10 ;
+        /*0040*/                   MUFU.LG2 R3, R3 ;
+        /*0050*/               @P0 BRA 0x0 ;
+        /*0060*/                   BRA 0x60 ;
+"""
+
+
+def test_the_loop_over_dimensions_is_found(load):
+    assert load("machine_code").inner_loop(LISTING) == 3
+    assert load("machine_code").inner_loop(LISTING.replace("HGMMA", "FFMA")) == 0
+
+
+def test_goals_are_judged(load):
+    goals, cases = load("sass_goals"), load("sass_cases")
+    record = {"kernel": "search_scan", "tile": "128x16x64", "warps": 4, "registers": 72}
+    record |= {"shared": 73_728, "instructions": 1000, "loop": 300, "mufu": 20}
+    case = cases.Case("search", 4, 1024, (1, 1_000_000))
+    row = goals.streamed(case, record, 0.95)
+    assert row["predicted"] == 1 and row["met"] == "yes" and "3 programs" in row["why"]
+    alone = goals.streamed(case, record | {"shared": 150_000}, 0.95)
+    assert alone["met"] == "no"  # nothing loads while it ends
+    slow = goals.streamed(case, record | {"loop": 1000, "instructions": 3000}, 0.95)
+    expected = 128 * 2048 / (3.08e12 / 132) * 1.7e9 / (2000 + 16 * 1000)
+    assert slow["predicted"] == pytest.approx(min(1, expected))
+    mining = {"epilogue": 1000, "mufu": 100, "persistent": False}
+    loss = goals.triplet(mining)
+    assert 1.0 < loss["predicted"] < 1.6 and loss["met"] == "yes"
+    assert goals.triplet(mining | {"epilogue": 9000})["met"] == "no"
+
+
 def test_the_page_shows_this_model(load):
     """`python bench/sass.py --update-page` writes between these marks."""
     text = load("sass").PAGE.read_text()
     assert "<!-- python bench/sass.py --predict -->\n| K " in text
     summary = load("sass_model").report().splitlines()[-1]
     assert summary in text, "python bench/sass.py --update-page"
+    for option in ("--predict-cuda", "--goals"):
+        table = text.partition(f"<!-- python bench/sass.py {option} -->\n")[2].partition(
+            "<!-- end"
+        )[0]
+        assert "| yes " in table and "not a measurement" in table, option

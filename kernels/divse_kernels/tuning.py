@@ -90,8 +90,10 @@ _FORWARD = {
         Tile(256, 128, 64, 8, 3, repeats=2),
         Tile(128, 64, 64, 4, 4, repeats=2),
         Tile(64, 64, 64, 4, 4),
-        Tile(128, 32, 128, 4, 4, repeats=2),
-        Tile(128, 16, 128, 4, 4, repeats=2),
+        # Few queries: bound by memory, so that two or three programs share a processor and one
+        # loads while another ends.
+        Tile(128, 32, 64, 4, 4, repeats=2),
+        Tile(128, 16, 64, 4, 4, repeats=2),
     ),
     # A thread holds one row here, so sums over rows are shuffles: issue is the bottleneck.
     "blackwell": (
