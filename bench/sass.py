@@ -220,7 +220,8 @@ def predict_cuda() -> str:
 
     by_size = {r["K"]: r for r in sass_cuda.records() if (r["dtype"], r["factors"]) == ("bf16", 4)}
     rows = [of_turns(case, by_size[case.k]) for case in predicted()]
-    return f"{markdown(rows)}\n{sass_cuda.version()}. A model's prediction for one H100, not a measurement.\n"
+    note = f"{sass_cuda.version()}. A model's prediction for one H100, not a measurement.\n"
+    return f"{markdown(rows)}\n{note}"
 
 
 def goals() -> str:

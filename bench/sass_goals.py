@@ -3,7 +3,8 @@
 A kernel that reads its sets once and does little with each is bound by memory while what it does
 with a tile takes less than the tile's bytes at the measured read rate, and another program on the
 multiprocessor loads meanwhile. That is counted here: cycles of a tile's bytes, and of its
-instructions, those of the loop over dimensions in every step and all others once. The model's error for such kernels, on three prototypes that were timed, is up to 2.5% either way.
+instructions, those of the loop over dimensions in every step and all others once. The model's
+error for such kernels, on three prototypes that were timed, is up to 2.5% either way.
 """
 
 from __future__ import annotations
