@@ -17,6 +17,7 @@ preload="$("${CXX:-c++}" -print-file-name=libasan.so) $("${CXX:-c++}" -print-fil
 
 "$python" -m cmake -S csrc -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Debug \
     -DPython_EXECUTABLE="$("$python" -c 'import sys; print(sys.executable)')" \
+    -DDIVSE_CUDA=OFF \
     -Dpybind11_DIR="$("$python" -m pybind11 --cmakedir)" -DCMAKE_CXX_FLAGS="$checks"
 "$python" -m cmake --build "$build"
 

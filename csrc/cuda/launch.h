@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <stdexcept>
 
 #include "maps.h"
 
@@ -38,6 +39,10 @@ inline Work work_of(const Launch& to) {
         return static_cast<int>((count + of - 1) / of);
     };
     const std::int64_t sets = tile / to.rows.size;
+    const std::int64_t steps = ((to.rows.count - 1) / (cluster * sets) + 1) *
+                               ((to.columns.count - 1) / sets + 1) *
+                               ((to.rows.dims - 1) / depth + 1);
+    if (steps > INT32_MAX) throw std::invalid_argument("more tiles than 31 bits count: score parts");
     const double size = static_cast<double>(to.rows.size), alpha = to.alpha, ln2 = std::log(2.0);
     return {to.scores,
             to.row_stride,

@@ -53,7 +53,9 @@ public:
         publish_barriers();
     }
 
-    DIVSE_DEVICE char* rows(unsigned step) const { return operands_ + step % unsigned{stages} * stage_bytes; }
+    DIVSE_DEVICE char* rows(unsigned step) const {
+        return operands_ + step % unsigned{stages} * stage_bytes;
+    }
     DIVSE_DEVICE char* columns(unsigned step) const { return rows(step) + side_bytes; }
     DIVSE_DEVICE Barrier* full(unsigned step) const { return full_ + step % unsigned{stages}; }
 
