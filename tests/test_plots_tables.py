@@ -173,7 +173,7 @@ def test_variance_draws_every_run_and_mean(rows):
     np.testing.assert_allclose(sorted(map(tuple, drawn)), sorted(expected))
     said = words(page)
     assert {"MIL", "PIE-Net", "K = 2", "α = 8", "reference"} <= set(said)
-    assert "not shown: k1" in " ".join(said) and "log Var of the pictures' sets" in said
+    assert "not shown: K = 1, pooled." in " ".join(said) and "log Var of the pictures' sets" in said
     assert_legible(page)
 
 
