@@ -69,7 +69,8 @@ def variance_page(
         f"Spread of the sets and {figure_name(column)}",
         "Small dots: runs. Large dot: mean of a configuration, with 95 % intervals over its runs. "
         "log Var: natural logarithm of the mean circular variance of a set; the farther right, "
-        f"the more its elements differ.{_reference_note(some, bases)}{_left_out(every, some, bases)}",
+        f"the more its elements differ.{_reference_note(some, bases)}"
+        f"{_left_out(every, some, bases)}",
         len(names) * PANEL,
     )
     for place, (name, base) in enumerate(zip(names, bases, strict=True)):
