@@ -110,6 +110,9 @@ def test_runs_that_were_trained_otherwise_are_a_panel_of_their_own(rows):
     assert {o.name for o in configurations(usual + checks, "rsum", ["scenes"])} == set(CONFIGS)
     with pytest.raises(ValueError, match=r"expected one of scenes, scenes \(loss: triplet\)"):
         configurations(usual + checks, "rsum", ["photos"])
+    step = row("pie_net", 0) | {"config": "step", "loss": "info_nce", "epochs": "20"}
+    marked = configurations([*usual, step | {"check": "reading"}], "rsum")
+    assert [one.data for one in marked if one.name == "step"] == ["scenes (check: reading)"]
     page = variance_page(usual + checks, data=["scenes"])
     assert "triplet" not in " ".join(words(page)) and len(page.figure.axes) == 1
     assert len(ablation_page(usual + checks).figure.axes) == 3
