@@ -113,6 +113,9 @@ def test_runs_that_were_trained_otherwise_are_a_panel_of_their_own(rows):
     step = row("pie_net", 0) | {"config": "step", "loss": "info_nce", "epochs": "20"}
     marked = configurations([*usual, step | {"check": "reading"}], "rsum")
     assert [one.data for one in marked if one.name == "step"] == ["scenes (check: reading)"]
+    with_step = [*usual, step | {"check": "reading"}]
+    assert len(ablation_page(with_step).figure.axes) == 1, "alone, it is compared with nothing"
+    assert len(ablation_page(with_step, data=["scenes (check: reading)"]).figure.axes) == 1
     page = variance_page(usual + checks, data=["scenes"])
     assert "triplet" not in " ".join(words(page)) and len(page.figure.axes) == 1
     assert len(ablation_page(usual + checks).figure.axes) == 3
