@@ -14,8 +14,9 @@ columns mean, to a .md beside it: means over the seeds, the difference to the re
 
 `--checks` looks for the reason where the order is not the paper's: set prediction with
 Smooth-Chamfer and with Chamfer, and PIE-Net, each with the paper's triplet loss, with that loss
-after InfoNCE for half of the epochs, and for twice as many epochs. They are rows of the same CSV,
-and a table of their own.
+after InfoNCE for half of the epochs, and for twice as many epochs; and attention pooling with
+K = 4, a step between the Transformer and PIE-Net. They are rows of the same CSV, and tables of
+their own.
 
 `share` is the part of a set's gradient that its most supervised element receives (1/K if all are
 supervised alike, 1 if one is alone), mean over pictures and captions of the test batches.
@@ -33,7 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ablation_configs import CHECKS, CONFIGS, EVERY, PRESETS, epochs_of, words_of
+from ablation_configs import CHECKS, CONFIGS, EVERY, PRESETS, READINGS, epochs_of, words_of
 from ablation_rows import COLUMNS, add_row, read_rows
 from ablation_tables import write_tables
 from report import ROOT, environment
@@ -101,6 +102,7 @@ def row_of(data: str, name: str, seed: int, folder: Path, cache: Path) -> dict[s
         **{"head": model["head"], "k": model["k"], "loss": loss_name(loss)},
         "alpha": loss["alpha"] if loss["similarity"] == "smooth_chamfer" else None,
         "epochs": settings["train"]["epochs"],
+        "check": "reading" if name in READINGS and name not in CONFIGS else None,
         **{name: figures[name] for name in figures if name in COLUMNS},
         **(shares(folder, cache) if model["k"] > 1 else {}),
         **{key: where[key] for key in ("torch", "device", "commit", "date")},

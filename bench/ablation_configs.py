@@ -37,10 +37,22 @@ TRAININGS: dict[str, list[str]] = {
     "warm_triplet": TRIPLET,  # after half of the epochs
     "2x_epochs": [],
 }
+# How an element reads its input, in steps from set prediction to PIE-Net: without competition
+# (the Transformer of the ablation), by a single block, by attention pooling (as K = 1 has it: each
+# element is one weighted mean; no block and no slot is left in it).
+READINGS: dict[str, list[str]] = {
+    REFERENCE: [],
+    "transformer": CONFIGS["transformer"],
+    "attention_pooling": ["--model.head", "pooling"],
+    "pie_net": CONFIGS["pie_net"],
+}
 CHECKS: dict[str, list[str]] = {
-    f"{config}_{training}": [*CONFIGS[config], *words]
-    for training, words in TRAININGS.items()
-    for config in CHECKED
+    **{name: words for name, words in READINGS.items() if name not in CONFIGS},
+    **{
+        f"{config}_{training}": [*CONFIGS[config], *words]
+        for training, words in TRAININGS.items()
+        for config in CHECKED
+    },
 }
 EVERY = CONFIGS | CHECKS
 

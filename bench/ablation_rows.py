@@ -15,6 +15,7 @@ SHARES = [f"share_{side}_{i}" for side in ("images", "texts") for i in range(1, 
 COLUMNS = [
     *("data", "config", "seed", "similarity", "head", "k", "alpha", "loss", "epochs", "rsum"),
     *(*RECALLS, "log_var_images", "log_var_texts", *SHARES, "torch", "device", "commit", "date"),
+    "check",
 ]
 
 

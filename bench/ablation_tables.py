@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
-from ablation_configs import CHECKED, CONFIGS, EVERY, GROUPS, REFERENCE, TRAININGS
+from ablation_configs import CHECKED, CONFIGS, EVERY, GROUPS, READINGS, REFERENCE, TRAININGS
 from ablation_rows import read_rows
 from report import markdown
 
@@ -25,6 +26,14 @@ NOTES = f"""\
   prediction), so its difference is that of both together.
 - paper: RSUM on Flickr30K in the paper's table; orders can be compared, heights cannot.
 """
+READING_NOTES = """\
+- Steps from set prediction to PIE-Net: transformer is set prediction without competition,
+  attention_pooling has no block either (each element is one weighted mean of the input, K = 4),
+  pie_net reads as that does, by a small network and without positions, and joins the global
+  feature before the norm.
+- minus reference, p, resolved: as above, of these configurations alone. They were chosen after the
+  ablation was seen, to find the step that makes the difference.
+"""
 CHECK_NOTES = f"""\
 - The same seeds in every row; minus {REFERENCE}: of the same training; paper: the same difference
   there. One seed has no interval: a difference of a size that seeds make says nothing.
@@ -42,12 +51,16 @@ def tables_of(rows: list[Row]) -> str:
     parts = []
     for data in dict.fromkeys(row["data"] for row in rows):
         runs = by_config(rows, data)
-        for group in GROUPS:
-            if found := table(runs, group):
+        for group, members in GROUPS.items():
+            if found := table(runs, members, CONFIGS):
                 parts.append(f"**{data}, {group}**\n\n{markdown(found)}")
     parts.append(NOTES)
     for data in dict.fromkeys(row["data"] for row in rows):
-        if found := checks(by_config(rows, data)):
+        runs = by_config(rows, data)
+        if any(name in runs for name in READINGS if name not in CONFIGS):
+            found = table(runs, dict.fromkeys(READINGS), READINGS)
+            parts.append(f"**{data}, how an element reads**\n\n{markdown(found)}\n{READING_NOTES}")
+        if found := checks(runs):
             parts.append(f"**{data}, looking for the reason**\n\n{markdown(found)}")
             parts.append(CHECK_NOTES)
     if unknown := sorted({row["config"] for row in rows} - set(EVERY)):
@@ -77,18 +90,23 @@ def by_config(rows: list[Row], data: str) -> Runs:
     return runs
 
 
-def table(runs: Runs, group: str) -> list[dict[str, Any]]:
-    """One row per configuration of a group that has runs."""
+def table(
+    runs: Runs, members: Mapping[str, float | None], among: Container[str]
+) -> list[dict[str, Any]]:
+    """One row per member that has runs: what the paper reports, where it does, beside ours.
+
+    among: the configurations that are compared with the reference together
+    """
     figures = {
         name: {seed: number(row, "rsum") for seed, row in mine.items()}
         for name, mine in runs.items()
-        if name in CONFIGS
+        if name in among
     }
     compared = compare(figures, REFERENCE) if REFERENCE in figures else {}
     found = [
         {"config": name, **means(list(runs[name].values())), **told(compared.get(name))}
-        | {"paper": paper}
-        for name, paper in GROUPS[group].items()
+        | ({"paper": paper} if any(members.values()) else {})
+        for name, paper in members.items()
         if name in runs
     ]
     return found if any(line["config"] != REFERENCE for line in found) else []

@@ -68,7 +68,7 @@ def test_rows_of_another_version_are_kept(csv_rows, tables, table, capsys):
 
 
 def test_differences_are_those_of_the_evaluation(tables, runs):
-    mil, chamfer, reference = tables.table(runs, "similarity")
+    mil, chamfer, reference = tables.table(runs, tables.GROUPS["similarity"], tables.CONFIGS)
     figures = {n: {str(s): v for s, v in enumerate(values)} for n, values in RSUM.items()}
     expected = compare(figures, "smooth_chamfer")
     assert mil["minus reference"] == str(expected["mil"].interval)
@@ -80,7 +80,7 @@ def test_differences_are_those_of_the_evaluation(tables, runs):
 
 
 def test_one_seed_resolves_nothing(tables, runs):
-    k1, _ = tables.table(runs, "k")
+    k1, _ = tables.table(runs, tables.GROUPS["k"], tables.CONFIGS)
     assert (k1["seeds"], k1["minus reference"], k1["resolved"]) == (1, "", "")
     assert k1["share"] == k1["log Var pictures"] == ""  # sets of one element have neither
 
@@ -105,7 +105,7 @@ def asked(bench, *words):
 
 def test_checks_differ_from_their_configuration_in_the_training_alone(bench, load):
     c = load("ablation_configs")
-    assert len(c.CHECKS) == 9 and not set(c.CHECKS) & set(c.CONFIGS)
+    assert len(c.CHECKS) == 10 and not set(c.CHECKS) & set(c.CONFIGS)
     for config in c.CHECKED:
         usual = asked(bench, "scenes", config, 0)
         triplet = asked(bench, "scenes", f"{config}_triplet", 0)
@@ -141,6 +141,30 @@ def test_checks_stand_beside_the_ablation_on_their_seeds(csv_rows, tables, table
     text = tables.tables_of(rows)
     assert "**scenes, looking for the reason**" in text
     assert "triplet" not in text.split("looking for the reason")[0], "no check is in the ablation"
+
+
+def test_a_step_between_two_heads_has_a_table_of_its_own(bench, csv_rows, tables, table, load):
+    c = load("ablation_configs")
+    usual, pooled = (asked(bench, "scenes", name, 0) for name in (c.REFERENCE, "attention_pooling"))
+    assert pooled == usual.updated({"model": {"head": "pooling"}}) and pooled.model.k == 4
+    plain = tables.tables_of(csv_rows.read_rows(table))
+    assert "how an element reads" not in plain
+    pooling, pie = (400.0, 425.0, 411.0), (410.0, 431.0, 421.0)
+    for config, values in (("attention_pooling", pooling), ("pie_net", pie)):
+        for seed, rsum in enumerate(values):
+            row = {"data": "scenes", "config": config, "seed": seed, "rsum": rsum, "epochs": 20}
+            csv_rows.add_row(table, row | {"loss": "info_nce", "check": "reading"})
+    rows = csv_rows.read_rows(table)
+    runs = tables.by_config(rows, "scenes")
+    reference, pooled, _ = tables.table(runs, dict.fromkeys(c.READINGS), c.READINGS)
+    figures = {"smooth_chamfer": RSUM["smooth_chamfer"], "attention_pooling": pooling}
+    figures["pie_net"] = pie
+    keyed = {name: dict(enumerate(values)) for name, values in figures.items()}
+    expected = compare(keyed, "smooth_chamfer")["attention_pooling"]
+    assert pooled["minus reference"] == str(expected.interval) and pooled["resolved"] == "yes"
+    assert "paper" not in reference and reference["minus reference"] == ""
+    ablation, _, checks = tables.tables_of(rows).partition("how an element reads")
+    assert "attention_pooling" not in ablation and "attention_pooling" in checks
 
 
 def test_the_table_command_writes_beside_the_csv(run, table):

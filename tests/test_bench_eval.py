@@ -22,6 +22,7 @@ def test_figures_are_equal_and_both_are_timed(run):
     ]
     assert all(row["gate"] == "green" and row["largest difference"] <= 1e-9 for row in rows)
     assert all(row["figures"] == 12 and row["seconds"] >= 0 for row in rows)
+    assert all(row["cpu s"] >= 0 and row["cpu ratio"] > 0 for row in rows)
 
 
 def test_no_time_is_shown_where_a_figure_differs(run, load, monkeypatch):

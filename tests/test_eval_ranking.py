@@ -32,7 +32,10 @@ def check(judgement, ahead, scores, gallery):
 @pytest.mark.parametrize("levels", [1, 2, 5, 100_000], ids=lambda n: f"{n} levels")
 @pytest.mark.parametrize("block", [1, 7, 64])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-def test_counts_equal_sorting(levels, block, dtype):
+@pytest.mark.parametrize("sorted_from", [1, 5, 32])
+def test_counts_equal_sorting(monkeypatch, levels, block, dtype, sorted_from):
+    monkeypatch.setattr(module, "SORTED", sorted_from)
+    monkeypatch.setattr(module, "ROWS", 5)
     rng = np.random.default_rng(levels + block)
     scores = ((rng.integers(0, levels, (17, 43)) - levels // 2) / levels).astype(dtype)
     fits = rng.random(scores.shape) < 0.15
@@ -52,6 +55,11 @@ def test_counts_equal_sorting(levels, block, dtype):
     found = negatives_ahead(MatrixScores(scores), judgements, block=block)
     for judgement, ahead, gallery in zip(judgements, found, galleries, strict=True):
         check(judgement, ahead, scores, list(gallery))
+
+
+def test_column_sums_do_not_overflow():
+    scores = np.ones((1000, 3), np.float32)
+    assert module.column_sums(scores, np.array([0.5, 1.0, 1.5])).tolist() == [1000, 1000, 0]
 
 
 @pytest.mark.parametrize("every", [False, True])

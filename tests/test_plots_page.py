@@ -9,7 +9,7 @@ from PIL import Image
 from plot_cases import assert_legible, boxes
 
 from divse.plots import save
-from divse.plots.labels import overlap, place_labels
+from divse.plots.labels import APART, overlap, place_labels
 from divse.plots.page import DPI, MARGIN, PALETTE, Page, colours, drawing, text_width, wrapped
 from divse.plots.supervision import Shares, supervision_page
 
@@ -21,6 +21,9 @@ def test_labels_of_a_crowd_keep_apart():
     points = [(0.5 + 0.01 * i, 0.5 + 0.01 * (i % 3)) for i in range(12)]
     placed = place_labels(page, axes, points, [f"label {i}" for i in range(12)], [])
     assert all(overlap(a, b) == 0 for i, a in enumerate(placed) for b in placed[:i])
+    level = [(a, b) for a in placed for b in placed if min(a[3], b[3]) > max(a[1], b[1])]
+    beside = [b[0] - a[2] for a, b in level if b[0] > a[2]]
+    assert beside and min(beside) > APART * 0.99
     assert_legible(page)
 
 

@@ -110,6 +110,12 @@ def test_runs_that_were_trained_otherwise_are_a_panel_of_their_own(rows):
     assert {o.name for o in configurations(usual + checks, "rsum", ["scenes"])} == set(CONFIGS)
     with pytest.raises(ValueError, match=r"expected one of scenes, scenes \(loss: triplet\)"):
         configurations(usual + checks, "rsum", ["photos"])
+    step = row("pie_net", 0) | {"config": "step", "loss": "info_nce", "epochs": "20"}
+    marked = configurations([*usual, step | {"check": "reading"}], "rsum")
+    assert [one.data for one in marked if one.name == "step"] == ["scenes (check: reading)"]
+    with_step = [*usual, step | {"check": "reading"}]
+    assert len(ablation_page(with_step).figure.axes) == 1, "alone, it is compared with nothing"
+    assert len(ablation_page(with_step, data=["scenes (check: reading)"]).figure.axes) == 1
     page = variance_page(usual + checks, data=["scenes"])
     assert "triplet" not in " ".join(words(page)) and len(page.figure.axes) == 1
     assert len(ablation_page(usual + checks).figure.axes) == 3
@@ -173,7 +179,7 @@ def test_variance_draws_every_run_and_mean(rows):
     np.testing.assert_allclose(sorted(map(tuple, drawn)), sorted(expected))
     said = words(page)
     assert {"MIL", "PIE-Net", "K = 2", "α = 8", "reference"} <= set(said)
-    assert "not shown: k1" in " ".join(said) and "log Var of the pictures' sets" in said
+    assert "not shown: K = 1, pooled." in " ".join(said) and "log Var of the pictures' sets" in said
     assert_legible(page)
 
 

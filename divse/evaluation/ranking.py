@@ -24,6 +24,8 @@ from divse.evaluation.scores import MatrixScores, Scores
 #: Relative difference below which two scores are equal: the fp32 slack of every implementation.
 TIE = 8 * float(np.finfo(np.float32).eps)
 STRIP = 1 << 25  # scores of a strip at most: 128 MiB of fp32
+SORTED = 32  # levels of a line from which sorting it costs less than counting level by level
+ROWS = 63  # of a column sum at a time: their comparisons stay in a core's cache
 
 Progress = Callable[[str, int, int], object]  # what is done, rows done, rows in all
 
@@ -228,6 +230,9 @@ def reaching(lines: Iterable[Array], bar: Array, offsets: Array) -> Array:
     found = np.empty(len(bar), np.int64)
     for line, begin, end in zip(lines, offsets[:-1], offsets[1:], strict=True):
         levels = bar[begin:end]
+        if len(levels) < SORTED:
+            found[begin:end] = [np.count_nonzero(line >= level) for level in levels]
+            continue
         rising = np.sort(line[line >= levels[-1]])
         found[begin:end] = len(rising) - np.searchsorted(rising, levels)
     return found
@@ -236,8 +241,8 @@ def reaching(lines: Iterable[Array], bar: Array, offsets: Array) -> Array:
 def column_sums(scores: Array, levels: Array) -> Array:
     """Count the scores of each column that reach its level, (n,)."""
     found = np.zeros(scores.shape[1], np.int64)
-    for start in range(0, len(scores), 255):  # as many as a byte can count
-        reached = (scores[start : start + 255] >= levels).view(np.uint8)
+    for start in range(0, len(scores), ROWS):  # at most 255, for a byte counts them
+        reached = (scores[start : start + ROWS] >= levels).view(np.uint8)
         found += np.add.reduce(reached, axis=0, dtype=np.uint8)
     return found
 

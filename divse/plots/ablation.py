@@ -53,11 +53,19 @@ class Line:
 def ablation_page(
     rows: Sequence[Row], column: str = "rsum", reference: str = "", data: Sequence[str] = ()
 ) -> Page:
-    """One panel a data set, one block of bars for each setting that is varied."""
+    """One panel a data set, one block of bars for each setting that is varied.
+
+    A configuration that is alone on its data is compared with nothing: it has no panel, unless it
+    was asked for or there is no other.
+    """
     some = configurations(rows, column, data)
-    panels = {}
-    for name in dict.fromkeys(one.data for one in some):
-        panels[name] = lines_of([one for one in some if one.data == name], column, reference)
+    members: dict[str, list[Configuration]] = {}
+    for one in some:
+        members.setdefault(one.data, []).append(one)
+    several = {name: mine for name, mine in members.items() if len(mine) > 1 or name in data}
+    panels = {
+        name: lines_of(mine, column, reference) for name, mine in (several or members).items()
+    }
     page = Page(
         f"Ablation: {figure_name(column)} against the reference",
         "Bars: mean difference to the reference with the same seed; dots: seeds; lines: 95 % "

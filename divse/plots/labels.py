@@ -16,6 +16,7 @@ Box = tuple[float, float, float, float]
 REACHES = (0.1, 0.18, 0.3, 0.45, 0.65, 0.9, 1.2)
 DIRECTIONS = 16
 LEADER = 0.17  # a label farther away is joined to its point
+APART = 0.07  # between labels side by side, or two of them read as one
 OVER_LABEL, OVER_MARK, OUTSIDE, NEARER_ANOTHER = 100.0, 12.0, 200.0, 4.0
 
 
@@ -88,7 +89,8 @@ def _places(anchor: tuple[float, float], size: tuple[float, float]) -> Any:
 def _cost(box: Box, reach: float, frame: Box, taken: Sequence[Box], marks: Sequence[Box]) -> float:
     area = (box[2] - box[0]) * (box[3] - box[1])
     outside = area - overlap(box, frame)
-    over = sum(overlap(box, other) for other in taken)
+    wide = box[0] - APART, box[1], box[2] + APART, box[3]
+    over = sum(overlap(wide, other) for other in taken)
     marked = sum(overlap(box, mark) for mark in marks)
     covered = OUTSIDE * outside + OVER_LABEL * over + OVER_MARK * marked
     return covered / area + reach

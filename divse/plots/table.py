@@ -132,7 +132,8 @@ def configurations(
     """Rows that have a figure, by data and configuration, in the order of the table.
 
     Rows with another loss or number of epochs than most of their data are data of their own, called
-    "scenes (loss: triplet)": what is compared was trained alike. `data` names those to take.
+    "scenes (loss: triplet)": what is compared was trained alike. So are rows with a column `check`,
+    which were added to look for a reason. `data` names those to take.
     """
     panels = _panels(rows)
     found: dict[tuple[str, str], list[Row]] = {}
@@ -154,16 +155,18 @@ def configurations(
 def _panels(rows: Sequence[Row]) -> list[str]:
     """The data of each row, and what differs in its training from most runs on it."""
     trained = [
-        tuple(str(row.get(name) or "") for name in ("data", "loss", "epochs")) for row in rows
+        tuple(str(row.get(name) or "") for name in ("data", "loss", "epochs", "check"))
+        for row in rows
     ]
     usual: dict[str, tuple[str, ...]] = {}
     for training, _ in Counter(trained).most_common():
         usual.setdefault(training[0], training)
     found = []
-    for data, loss, epochs in trained:
-        _, usual_loss, usual_epochs = usual[data]
+    for data, loss, epochs, check in trained:
+        _, usual_loss, usual_epochs, _ = usual[data]
         parts = [f"loss: {NAMES.get(loss, loss)}"] if loss != usual_loss else []
         parts += [f"{epochs} epochs"] if epochs != usual_epochs else []
+        parts += [f"check: {check}"] if check else []
         found.append(f"{data} ({', '.join(parts)})".lstrip() if parts else data)
     return found
 

@@ -20,6 +20,7 @@ from divse.plots.table import (
     configurations,
     figure_name,
     find_reference,
+    group_of,
     label_in,
     number,
 )
@@ -68,7 +69,8 @@ def variance_page(
         f"Spread of the sets and {figure_name(column)}",
         "Small dots: runs. Large dot: mean of a configuration, with 95 % intervals over its runs. "
         "log Var: natural logarithm of the mean circular variance of a set; the farther right, "
-        f"the more its elements differ.{_reference_note(some, bases)}{_left_out(every, some)}",
+        f"the more its elements differ.{_reference_note(some, bases)}"
+        f"{_left_out(every, some, bases)}",
         len(names) * PANEL,
     )
     for place, (name, base) in enumerate(zip(names, bases, strict=True)):
@@ -89,9 +91,20 @@ def _reference_note(some: Sequence[Configuration], bases: Sequence[Configuration
     return f" Reference: {only}." if only else ""
 
 
-def _left_out(every: Sequence[Configuration], some: Sequence[Configuration]) -> str:
-    missing = sorted({one.name for one in every} - {one.name for one in some})
-    return f" Without any spread, so not shown: {', '.join(missing)}." if missing else ""
+def _left_out(
+    every: Sequence[Configuration],
+    some: Sequence[Configuration],
+    bases: Sequence[Configuration],
+) -> str:
+    """Name what has no point, as the other figures call it."""
+    shown = {one.name for one in some}
+    base = {one.data: one for one in bases}
+    missing = {
+        label_in(one, group_of(one, base[one.data])) if one.data in base else one.name: 0
+        for one in every
+        if one.name not in shown
+    }
+    return f" Without any spread, so not shown: {'; '.join(missing)}." if missing else ""
 
 
 def points_of(
