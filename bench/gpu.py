@@ -41,7 +41,7 @@ class Outcome:
     """What became of a step."""
 
     name: str
-    status: str  # "ok", "failed", "stopped" (time limit) or "left out" (no time was left)
+    status: str  # "ok", "failed", "stopped" (time limit) or "left out"
     seconds: float = 0.0
     last_line: str = ""
     results: list[Any] = field(default_factory=list)
@@ -89,7 +89,8 @@ def end_group(process: subprocess.Popen) -> None:
     """End what a step left running: it leads its own process group."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    with contextlib.suppress(subprocess.TimeoutExpired):  # a driver may hold a process for a while
+        process.wait(15)
 
 
 def tail(output: Any) -> str:
@@ -189,11 +190,12 @@ def main() -> int:
         if args.only and step.name not in args.only:
             continue
         left = deadline - time.monotonic() - 5  # seconds to write the results
-        outcomes.append(
-            run_step(step, min(step.limit, left), log)
-            if left > 5
-            else Outcome(step.name, "left out")
-        )
+        missing = [o.name for o in outcomes if o.name == step.needs and o.status != "ok"]
+        if left <= 5 or missing:
+            why = f"as {step.needs} was not ok" if missing else "no time was left"
+            outcomes.append(Outcome(step.name, "left out", last_line=why))
+        else:
+            outcomes.append(run_step(step, min(step.limit, left), log))
         write_results(folder, record, outcomes, name)
         print(f"{step.name}: {outcomes[-1].status}, {outcomes[-1].seconds} s", flush=True)
     write_plots(rows_of([outcome.results for outcome in outcomes]), folder, prefix=f"{name}-")

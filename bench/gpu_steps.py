@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import torch
 from report import ROOT
 
 NATIVE = ROOT / "build" / "bench-native"
@@ -25,6 +27,7 @@ class Step:
     words: list[str]
     limit: float  # seconds
     environment: dict[str, str] = field(default_factory=dict)
+    needs: str = ""  # a step without which this one is left out
 
 
 class Steps:
@@ -62,6 +65,20 @@ class Steps:
         parallel = importlib.util.find_spec("xdist") is not None  # compiling keeps the CPU busy
         return [*words, "-n", "8"] if parallel else words
 
+    def hopper(self) -> Iterator[Step]:
+        """The CUDA kernel, in processes of its own: what goes wrong there spoils nothing else."""
+        if torch.cuda.is_available() and not on_hopper():
+            return
+        first, cuda = "first cuda", self.cuda()
+        few = self.small("", "--few")
+        yield Step(first, self.script("small_launches", *few, *cuda), 40, self.interpreter)
+        tests = [*self.pytest(), "-m", "gpu", str(ROOT / "tests" / "test_hopper.py")]
+        scores = self.measured("bench_score", "--no-compile", *cuda)
+        memory = self.python("sanitize", "--tools", "memcheck", *cuda)
+        yield Step("score cuda", scores, 60, needs=first)
+        yield Step("hopper", tests, 60, needs=first)
+        yield Step("memcheck cuda", memory, 60, needs=first)
+
     def cuda(self) -> list[str]:
         """The CUDA kernel in place of Triton's; a rehearsal has none."""
         return self.small("--impl cuda")
@@ -87,13 +104,7 @@ class Steps:
         few = self.small("", "--few")
         yield Step("small", self.script("small_launches", *few), 60, self.interpreter)
         yield Step("score", self.measured("bench_score"), 110)
-        # A process of its own for each: what goes wrong there spoils nothing else.
-        hopper = [*self.pytest(), "-m", "gpu", str(ROOT / "tests" / "test_hopper.py")]
-        yield Step("hopper", hopper, 60)
-        yield Step("score cuda", self.measured("bench_score", "--no-compile", *self.cuda()), 60)
-        yield Step(
-            "memcheck cuda", self.python("sanitize", "--tools", "memcheck", *self.cuda()), 30
-        )
+        yield from self.hopper()
         yield Step("training", self.measured("bench_training"), 70)
         sizes = self.small("--seconds 1", "--tiny --seconds 0.05")
         yield Step("search", self.script("bench_search_gpu", *sizes), 70, self.interpreter)
@@ -107,14 +118,21 @@ class Steps:
         yield Step("first call", self.script("first_call", *runs), 40, self.interpreter)
         yield Step("tests", [*self.pytest(), "-m", "gpu", str(ROOT / "tests")], 60)
         yield self.tune(10, 60)
+        yield self.choose()
         yield Step("racecheck", self.python("sanitize", "--tools", "racecheck", "--few"), 60)
         yield Step("roofline", self.script("roofline", *self.small("", "--small")), 20)
 
     def tune(self, seconds: float, limit: float) -> Step:
         """Autotuning of the main shapes, its winners kept; a rehearsal has no device for it."""
         words = [sys.executable, "-m", "divse_kernels.autotune"]
-        words += ["--help"] if self.rehearse else ["--seconds", str(seconds)]
+        words += ["--help"] if self.rehearse else ["--seconds", str(seconds), "--cuda", "never"]
         return Step("tune", words, limit, {"DIVSE_CACHE": "{out}"})
+
+    def choose(self) -> Step:
+        """Triton or CUDA, shape by shape, and what was found kept."""
+        words = [sys.executable, "-m", "divse_kernels.autotune"]
+        words += ["--help"] if self.rehearse else ["--cuda", "only"]
+        return Step("choose", words, 40, {"DIVSE_CACHE": "{out}"})
 
     def full(self, part: int) -> Iterator[Step]:
         """Part 1 to 6 of what takes longer, each within eight minutes."""
@@ -127,15 +145,24 @@ class Steps:
             sizes = self.small("--full --seconds 1", "--tiny --seconds 0.05")
             yield Step("search", self.script("bench_search_gpu", *sizes), 220, self.interpreter)
         else:
-            yield self.tune(30, 240)
+            yield self.tune(30, 200)
+            yield self.choose()
             tools = ["racecheck", "initcheck", "synccheck"]
             yield Step("sanitize", self.python("sanitize", "--tools", *tools), 150)
             yield Step("sass", self.python("sass", *self.small("--budgets", "--help")), 80)
 
 
 def installed() -> bool:
-    """Whether the C++ module is installed; else it is built here, in `NATIVE`."""
-    return importlib.util.find_spec("divse_native") is not None
+    """Whether the compiled modules are installed; else they are built here, in `NATIVE`."""
+    needed = ["divse_native"]
+    if on_hopper() and shutil.which("nvcc"):
+        needed.append("divse_cuda")
+    return all(importlib.util.find_spec(name) is not None for name in needed)
+
+
+def on_hopper() -> bool:
+    """Whether the CUDA kernel is for this machine."""
+    return torch.cuda.is_available() and torch.cuda.get_device_capability() == (9, 0)
 
 
 def build_command() -> str:
@@ -143,5 +170,5 @@ def build_command() -> str:
     build, python = NATIVE, sys.executable
     return (
         f'cmake -S "{ROOT}/csrc" -B "{build}" -G Ninja -DPython_EXECUTABLE="{python}" '
-        f'-Dpybind11_DIR="$("{python}" -m pybind11 --cmakedir)" && cmake --build "{build}"'
+        f'-Dpybind11_DIR="$("{python}" -m pybind11 --cmakedir)" && cmake --build "{build}" -- -k 0'
     )

@@ -22,6 +22,7 @@ from torch import Tensor
 
 import divse
 import divse_kernels
+from divse_kernels import hopper
 from divse_kernels.certified import CODE_STEP, certified_search
 from divse_kernels.search import search_blocks
 
@@ -247,6 +248,9 @@ def main() -> int:
                 report.add(**row, note=verdict)
             else:
                 report.add(verdict, **row)
+    if args.impl == "cuda":
+        unused = int(divse_kernels.launches[hopper.NAME] == 0)
+        report.add(Verdict(unused, 0), operation="kernels that never ran")
     for kernel, count in sorted(divse_kernels.launches.items()):
         report.add(operation="launches", case=kernel, note=str(count))
     return report.finish()

@@ -19,9 +19,13 @@ const void* pointer(std::uintptr_t address) { return reinterpret_cast<const void
 Sets sets_of(const SetsTuple& side) {
     const auto [values, count, size, dims, set_stride, element_stride] = side;
     const bool aligned = values % 16 == 0 && set_stride % 8 == 0 && element_stride % 8 == 0;
-    if (!aligned || count < 1 || count > INT32_MAX || dims < 8 || dims % 8 != 0) {
+    constexpr std::int64_t most = INT32_MAX - cluster * tile;  // positions in tiles are ints
+    if (!aligned || count < 1 || count > most || dims < 8 || dims % 8 != 0) {
         throw std::invalid_argument(
-            "sets must be 1 to 2^31 - 1, 16-byte aligned, D and strides multiples of 8");
+            "sets must be 1 to 2^31 - 257, 16-byte aligned, D and strides multiples of 8");
+    }
+    if (size != 2 && size != 4 && size != 8 && size != 16 && size != 32) {
+        throw std::invalid_argument("sets must have 2, 4, 8, 16 or 32 elements");
     }
     return {count, size, dims, set_stride, element_stride};
 }

@@ -36,11 +36,13 @@ struct Layout {
     }
 };
 
-// 2^x as exact as the special function (2^-22) for x > -126, by ordinary instructions: adding
-// 1.5 2^23 leaves the nearest integer in the low bits, which go to the exponent; the rest, in
-// [-1/2, 1/2], has a minimax polynomial. Past the range the result is infinite, as ever.
+// 2^x as exact as the special function (2^-22), by ordinary instructions: adding 1.5 2^23 leaves the
+// nearest integer in the low bits, which go to the exponent; the rest, in [-1/2, 1/2], has a minimax
+// polynomial. Unit vectors stay within +-117; beyond +128 the result is infinite as ever, below -126
+// it is 2^-126, which a sum of elements that are no unit vectors may meet.
 DIVSE_DEVICE float exp2_by_polynomial(float x) {
     x = x < 128.0f ? x : 128.0f;
+    x = x > -126.0f ? x : -126.0f;
     const float rounded = x + 12582912.0f;
     const float r = x - (rounded - 12582912.0f);
     float p = 0.0013264726f * r + 0.009671513f;

@@ -121,7 +121,8 @@ def _stream(device: torch.device) -> int:
 
 @torch.library.custom_op("divse::smooth_chamfer_hopper", mutates_args=())
 def _scores(queries: Tensor, gallery: Tensor, alpha: float, log_mean: bool) -> Tensor:
-    return launch(Side.of(queries, None), Side.of(gallery, None), alpha, log_mean)
+    sides = (x.contiguous() if 0 in x.stride() else x for x in (queries, gallery))
+    return launch(*(Side.of(x, None) for x in sides), alpha, log_mean)
 
 
 @_scores.register_fake
