@@ -78,7 +78,8 @@ def exact_scores(query: Tensor, gallery: Tensor, similarity: str) -> Tensor:
 
 def judge(found: Any, exact: Tensor) -> Verdict:
     """Gate the best of the first query: their scores, and that none is missing."""
-    scores, ids = found[0][0].double(), found[1][0]
+    scores, ids = (torch.as_tensor(part)[0] for part in found[:2])
+    scores = scores.double()
     error = (scores - exact[ids]).abs().max()
     missed = (exact.topk(TOPK).values - exact[ids].sort(descending=True).values).abs().max()
     worst = torch.maximum(error, missed)
