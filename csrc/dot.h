@@ -10,7 +10,7 @@ namespace divse {
 // hardware prefetchers do not follow the few short streams of a tile, and the first cache can wait
 // for too few lines. Measured: docs/cpu.md.
 template <class T>
-constexpr std::int64_t bytes_ahead = sizeof(T) == 4 ? 32768 : 16384;
+constexpr std::int64_t bytes_ahead = sizeof(T) == 4 ? 28672 : 16384;
 constexpr int second_cache = 2;  // of __builtin_prefetch
 
 // sums[r * Elements + e] = lanes whose sum is <query row r, gallery element e>, for Together
