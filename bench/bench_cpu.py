@@ -51,6 +51,8 @@ from harness import EPS32, Verdict, ratio
 from report import Report, parser, results_folder
 from torch import Tensor
 
+import divse_native
+
 Calls = dict[str, Callable[[], Any]]
 LONG_UP_TO = 10_000  # sets of K=32 for 16 queries: bound by arithmetic, which only grows with N
 REST_SECONDS = 0.03  # OpenMP's and OpenBLAS' threads spin for less after their work
@@ -78,7 +80,8 @@ def exact_scores(query: Tensor, gallery: Tensor, similarity: str) -> Tensor:
 
 def judge(found: Any, exact: Tensor) -> Verdict:
     """Gate the best of the first query: their scores, and that none is missing."""
-    scores, ids = found[0][0].double(), found[1][0]
+    scores, ids = (torch.as_tensor(part)[0] for part in found[:2])
+    scores = scores.double()
     error = (scores - exact[ids]).abs().max()
     missed = (exact.topk(TOPK).values - exact[ids].sort(descending=True).values).abs().max()
     worst = torch.maximum(error, missed)
@@ -225,7 +228,7 @@ def keep_measured(report: Report, folder: Path) -> set[str]:
     except FileNotFoundError:
         return set()
     was, here = earlier["environment"], report.environment
-    if any(was[key] != here[key] for key in ("commit", "device", "threads", "torch")):
+    if any(was.get(key) != here[key] for key in ("commit", "device", "isa", "threads", "torch")):
         print("--resume: another commit, machine or torch; measuring everything", file=sys.stderr)
         return set()
     # The last row of every cell.
@@ -246,6 +249,7 @@ def main() -> int:
     args = arguments.parse_args()
     args.device = "cpu"
     report = Report("bench_cpu", args)
+    report.note(isa=divse_native.instruction_sets()[0])  # a hypervisor may hide some of a CPU's
     folder = args.out if args.out is None or str(args.out) != "." else results_folder(report.device)
     done = keep_measured(report, folder) if args.resume and folder else set()
     for group in cells(args.tiny, args.sizes):

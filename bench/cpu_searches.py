@@ -15,7 +15,7 @@ from divse.similarity import reference
 
 TOPK, BLOCK = 10, 1 << 15
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-Found = tuple[Tensor, Tensor]  # scores (B, topk) and positions
+Found = tuple[Any, ...]  # scores (B, topk), positions and what else a search returns
 
 
 def unit_sets(count: int, k: int, dim: int, seed: int, dtype: torch.dtype) -> Tensor:
@@ -99,7 +99,7 @@ def numpy_search(order: str, similarity: str) -> Callable[..., Found]:
         scores = np.concatenate([score(queries, gallery[i : i + BLOCK]) for i in blocks], 1)
         best = np.argpartition(-scores, TOPK - 1)[:, :TOPK]
         best = np.take_along_axis(best, np.argsort(-np.take_along_axis(scores, best, 1)), 1)
-        return torch.from_numpy(np.take_along_axis(scores, best, 1)), torch.from_numpy(best)
+        return np.take_along_axis(scores, best, 1), best
 
     return search
 
@@ -115,7 +115,7 @@ def bare_product(order: str) -> Callable[..., Any]:
 
 
 def native_search(data: Data, queries: Tensor, name: str, similarity: str) -> Callable[[], Found]:
-    """A call of divse_native in the precision of that name."""
+    """A call of divse_native in the precision of that name; numpy in, numpy out."""
     options: dict[str, Any] = {"similarity": similarity, "threads": torch.get_num_threads()}
     if name == "int8":
         rest = (data.values["fp16"].numpy(), *data.codes, TOPK)
@@ -126,10 +126,8 @@ def native_search(data: Data, queries: Tensor, name: str, similarity: str) -> Ca
             stored, options["gallery_type"] = stored.view(torch.uint16), "bfloat16"
         rest, call = (stored.numpy(), TOPK), divse_native.search
 
-    def search() -> Found:
-        return tuple(torch.from_numpy(a) for a in call(queries.numpy(), *rest, **options))
-
-    return search
+    wanted = queries.numpy()
+    return lambda: call(wanted, *rest, **options)
 
 
 def peers(data: Data, queries: Tensor) -> dict[str, Callable[[], Found]]:

@@ -20,9 +20,16 @@ py::array array_argument(const std::string& name, const py::object& values) {
                           ", expected a numpy array");
 }
 
-bool has_type(const py::array& array, const char* type) {
-    return array.dtype().equal(py::dtype(type));
+// Numbers of the machine's own byte order, told from the type's own fields: its name is made by
+// Python code, which a call that comes after other work finds in no cache.
+bool holds(const py::array& array, char kind, py::ssize_t size) {
+    const py::dtype type = array.dtype();
+    return type.kind() == kind && type.itemsize() == size &&
+           (type.byteorder() == '=' || type.byteorder() == '|');
 }
+
+bool holds_int64(const py::array& array) { return holds(array, 'i', 8); }
+bool holds_float32(const py::array& array) { return holds(array, 'f', 4); }
 
 // Contiguous along the last axis and aligned; otherwise a copy that is.
 py::array readable(const py::array& array) {
@@ -61,7 +68,7 @@ SetsArgument::SetsArgument(const std::string& name, const std::string& option,
     const py::object type = allowed == Allowed::any_type_any_layout ? taken("_type") : py::none();
     const bool packed = !offsets.is_none();
     const py::ssize_t axes = packed ? 2 : 3;
-    sets_.element = read_type(type.is_none() ? text(values_.dtype()) : text(type), allowed);
+    sets_.element = read_type(type, allowed);
     if (values_.ndim() != axes || values_.shape(axes - 2) == 0 || values_.shape(axes - 1) == 0) {
         throw py::value_error(name + ": got shape " + shape_of(values_) + ", expected (" +
                               (packed ? "all elements of all sets" : "sets, elements") +
@@ -82,15 +89,18 @@ SetsArgument::SetsArgument(const std::string& name, const std::string& option,
     if (!lengths.is_none()) read_lengths(lengths);
 }
 
-Element SetsArgument::read_type(const std::string& type, Allowed allowed) const {
-    if (type == "float32" && has_type(values_, "float32")) return Element::f32;
+Element SetsArgument::read_type(const py::object& given, Allowed allowed) const {
+    const std::string type = given.is_none() ? "" : text(given);
+    const auto is = [&](const char* name) { return type.empty() || type == name; };
+    if (is("float32") && holds_float32(values_)) return Element::f32;
     if (allowed == Allowed::any_type_any_layout) {
-        if (type == "float16" && has_type(values_, "float16")) return Element::f16;
-        if (type == "bfloat16" && has_type(values_, "uint16")) return Element::bf16;
+        if (is("float16") && holds(values_, 'f', 2)) return Element::f16;
+        if (type == "bfloat16" && holds(values_, 'u', 2)) return Element::bf16;
     }
+    const std::string stored = text(values_.dtype());
     throw py::value_error(
-        name_ + ": got dtype " + text(values_.dtype()) +
-        (type == text(values_.dtype()) ? "" : " as " + type) + ", expected float32" +
+        name_ + ": got dtype " + stored + (is(stored.c_str()) ? "" : " as " + type) +
+        ", expected float32" +
         (allowed == Allowed::any_type_any_layout
              ? ", float16, or uint16 with " + name_ + "_type=\"bfloat16\""
              : "") +
@@ -103,7 +113,7 @@ void SetsArgument::read_lengths(const py::object& lengths) {
         throw py::value_error(what + "got lengths and offsets, expected one of them");
     }
     const py::array array = array_argument(name_ + " lengths", lengths);
-    if (!has_type(array, "int64") || array.ndim() != 1 || array.shape(0) != sets_.count) {
+    if (!holds_int64(array) || array.ndim() != 1 || array.shape(0) != sets_.count) {
         throw py::value_error(what + "got dtype " + text(array.dtype()) + ", shape " +
                               shape_of(array) + ", expected int64, one for each of " +
                               std::to_string(sets_.count) + " sets");
@@ -123,7 +133,7 @@ void SetsArgument::read_offsets(const py::object& offsets) {
     const std::string what = name_ + " offsets: ";
     const std::int64_t total = values_.shape(0);
     const py::array array = array_argument(name_ + " offsets", offsets);
-    if (!has_type(array, "int64") || array.ndim() != 1 || array.shape(0) == 0) {
+    if (!holds_int64(array) || array.ndim() != 1 || array.shape(0) == 0) {
         throw py::value_error(what + "got dtype " + text(array.dtype()) + ", shape " +
                               shape_of(array) + ", expected int64 (sets + 1,)");
     }
@@ -197,7 +207,7 @@ ExcludedArgument::ExcludedArgument(const py::object& values, std::int64_t galler
     if (values.is_none()) return;
     const py::array array = array_argument("excluded", values);
     const std::int64_t bytes = (gallery + 7) / 8;
-    if (!has_type(array, "uint8") || array.ndim() != 1 || array.shape(0) != bytes) {
+    if (!holds(array, 'u', 1) || array.ndim() != 1 || array.shape(0) != bytes) {
         throw py::value_error("excluded: got dtype " + text(array.dtype()) + ", shape " +
                               shape_of(array) + ", expected uint8 (" + std::to_string(bytes) +
                               ",), a bit for each of " + std::to_string(gallery) + " sets");
@@ -208,7 +218,7 @@ ExcludedArgument::ExcludedArgument(const py::object& values, std::int64_t galler
 CandidatesArgument::CandidatesArgument(const py::object& values, std::int64_t queries,
                                        std::int64_t gallery) {
     const py::array array = array_argument("candidates", values);
-    if (!has_type(array, "int64") || array.ndim() != 2 || array.shape(0) != queries) {
+    if (!holds_int64(array) || array.ndim() != 2 || array.shape(0) != queries) {
         throw py::value_error("candidates: got dtype " + text(array.dtype()) + ", shape " +
                               shape_of(array) + ", expected int64 (" + std::to_string(queries) +
                               ", M)");
@@ -223,7 +233,7 @@ CandidatesArgument::CandidatesArgument(const py::object& values, std::int64_t qu
 
 GradArgument::GradArgument(const py::object& values, std::int64_t queries, std::int64_t gallery)
     : values_(array_argument("grad_scores", values)), view_{} {
-    if (!has_type(values_, "float32") || values_.ndim() != 2 || values_.shape(0) != queries ||
+    if (!holds_float32(values_) || values_.ndim() != 2 || values_.shape(0) != queries ||
         values_.shape(1) != gallery) {
         throw py::value_error("grad_scores: got dtype " + text(values_.dtype()) + ", shape " +
                               shape_of(values_) + ", expected float32 (" +
@@ -242,7 +252,7 @@ CosinesArgument::CosinesArgument(const py::object& values, const Sets& queries,
     const py::array array = array_argument("cosines", values);
     const std::int64_t rows = gallery.count * gallery.elements;
     const std::int64_t columns = (queries.count + 15) / 16 * 16 * queries.elements;
-    if (!has_type(array, "float32") || array.ndim() != 2 || array.shape(0) != rows ||
+    if (!holds_float32(array) || array.ndim() != 2 || array.shape(0) != rows ||
         array.shape(1) != columns || !(array.flags() & py::array::c_style)) {
         throw py::value_error("cosines: got shape " + shape_of(array) + ", expected (" +
                               std::to_string(rows) + ", " + std::to_string(columns) +

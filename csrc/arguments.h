@@ -51,7 +51,7 @@ public:
     const Sets& sets() const { return sets_; }
 
 private:
-    Element read_type(const std::string& type, Allowed allowed) const;
+    Element read_type(const pybind11::object& type, Allowed allowed) const;
     void read_lengths(const pybind11::object& lengths);
     void read_offsets(const pybind11::object& offsets);
 

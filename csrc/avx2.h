@@ -24,6 +24,13 @@ struct Avx2 {
         const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
         return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
     }
+    // For several products: GCC else loads it again for each, and a core starts as many products a
+    // cycle as loads.
+    static F load_shared(const float* p) {
+        F x = load(p);
+        asm("" : "+x"(x));
+        return x;
+    }
     static F load_first(const float* p, int count) {
         const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
         return _mm256_maskload_ps(p, _mm256_cmpgt_epi32(_mm256_set1_epi32(count), lane));
@@ -78,16 +85,24 @@ struct Avx2 {
 
     // columns[i] = (rows[0][i], rows[1][i], ...), `rows` being 8 x 8 lanes of any kind.
     static void transpose(const float* rows, F* columns) {
-        float turned[width * width];
-        for (int r = 0; r < width; ++r) {
-            for (int c = 0; c < width; ++c) {
-                __builtin_memcpy(turned + c * width + r, rows + r * width + c, sizeof *rows);
-            }
+        for (int c = 0; c < width; c += 4) {
+            const F a = halves(rows + c, 0), b = halves(rows + c, 1), d = halves(rows + c, 2),
+                    e = halves(rows + c, 3);
+            const F ab = _mm256_unpacklo_ps(a, b), AB = _mm256_unpackhi_ps(a, b);
+            const F de = _mm256_unpacklo_ps(d, e), DE = _mm256_unpackhi_ps(d, e);
+            columns[c] = _mm256_shuffle_ps(ab, de, 0x44);
+            columns[c + 1] = _mm256_shuffle_ps(ab, de, 0xee);
+            columns[c + 2] = _mm256_shuffle_ps(AB, DE, 0x44);
+            columns[c + 3] = _mm256_shuffle_ps(AB, DE, 0xee);
         }
-        for (int c = 0; c < width; ++c) columns[c] = load(turned + c * width);
     }
 
 private:
+    // Four lanes of row r and of row r + 4.
+    static F halves(const float* rows, int r) {
+        return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(rows + r * width)),
+                                    _mm_loadu_ps(rows + (r + 4) * width), 1);
+    }
     // Per 128-bit half, the sum of that half of a, b, c, d.
     static F fours(F a, F b, F c, F d) {
         const F ab = pairs(a, b), cd = pairs(c, d);

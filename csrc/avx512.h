@@ -24,6 +24,7 @@ struct Avx512 {
         const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
         return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
     }
+    static F load_shared(const float* p) { return load(p); }
     static F load_first(const float* p, int count) {
         return _mm512_maskz_loadu_ps(first(count), p);
     }

@@ -23,6 +23,7 @@ struct Baseline {
     }
     // fp16: shift the fields in place and let a multiplication by 2^112 move the exponent, which
     // serves subnormal numbers too; infinity and NaN get the largest exponent back.
+    static F load_shared(const float* p) { return load(p); }
     static F load(const Half* p) {
         const Mask wide = widened(p);
         const Mask magnitude = (wide & 0x7fff) << 13;

@@ -133,7 +133,6 @@ def int8_search(
     sets: int,
     topk: int,
     *,
-    gallery_lengths: _Ids | None = None,
     excluded: NDArray[np.uint8] | None = None,
     **options: Unpack[_Options],
 ) -> tuple[_Floats, _Ids]:
@@ -141,7 +140,7 @@ def int8_search(
 
     Queries are rounded to int8 as well. Codes (slots, ceil(D / 4), 16, 4), zero past D, and scales
     (slots, 16): groups of 16 sets side by side, each with as many slots as its largest set has
-    elements; lengths (N,) unless all sets have as many.
+    elements; ``gallery_lengths`` (N,) unless all sets have as many.
     """
 
 def int8_bounds(

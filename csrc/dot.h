@@ -6,14 +6,12 @@
 
 namespace divse {
 
-// How far ahead of the elements in work memory is fetched, line after line: hardware prefetchers do
-// not follow the few short streams of a tile, which without this reads at a quarter of the speed.
-// fp32 waits for memory and gains from more lines under way than the first cache can wait for, so
-// it fetches into the second; 16-bit elements are bound by their products and gain nothing there.
+// How far ahead of the elements in work memory is fetched, line after line, into the second cache:
+// hardware prefetchers do not follow the few short streams of a tile, and the first cache can wait
+// for too few lines. Measured: docs/cpu.md.
 template <class T>
-constexpr std::int64_t bytes_ahead = sizeof(T) == 4 ? 8192 : 4096;
-template <class T>
-constexpr int fetch_locality = sizeof(T) == 4 ? 2 : 3;  // of __builtin_prefetch
+constexpr std::int64_t bytes_ahead = sizeof(T) == 4 ? 28672 : 16384;
+constexpr int second_cache = 2;  // of __builtin_prefetch
 
 // sums[r * Elements + e] = lanes whose sum is <query row r, gallery element e>, for Together
 // elements from e = 0. A query vector is loaded once for all of them.
@@ -33,7 +31,7 @@ void dot_elements(const float* queries, std::int64_t query_stride, const void* c
     const auto step = [&](const F* lanes, std::int64_t d) {
 #pragma GCC unroll 4
         for (int r = 0; r < Rows; ++r) {
-            const F row = V::load(queries + r * query_stride + d);
+            const F row = V::load_shared(queries + r * query_stride + d);
 #pragma GCC unroll 4
             for (int e = 0; e < Together; ++e) parts[e][r] = V::fma(row, lanes[e], parts[e][r]);
         }
@@ -48,7 +46,7 @@ void dot_elements(const float* queries, std::int64_t query_stride, const void* c
     std::int64_t d = 0;
     for (; d + line <= dim; d += line, ahead += 64 * Together) {
 #pragma GCC unroll 4
-        for (int e = 0; e < Together; ++e) __builtin_prefetch(ahead + 64 * e, 0, fetch_locality<T>);
+        for (int e = 0; e < Together; ++e) __builtin_prefetch(ahead + 64 * e, 0, second_cache);
 #pragma GCC unroll 8
         for (std::int64_t v = 0; v < line; v += V::width) full_step(d + v);
     }

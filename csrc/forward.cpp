@@ -81,7 +81,7 @@ public:
     template <class Begin>
     void run(const Begin& begin) const {
         const auto tasks = static_cast<std::int64_t>(spans.size()) * ranges_;
-        run_workers(tasks, threads_, [&](Tasks& left) {
+        run_workers(tasks, threads_, [&](OwnTasks& left) {
             auto visitor = begin();
             std::unique_ptr<const Scorer> scorer;
             for (std::int64_t task; left.take(task);) {

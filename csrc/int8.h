@@ -21,11 +21,13 @@
 //            which is added to the score; M is K |x| unit_bound for the sum of MaxSim.
 //
 // Search. All sets are bounded by the query's first part. Those whose bound reaches the threshold
-// are bounded again with both parts, and if they still reach it, scored by the exact kernels: the
-// threshold is the exact score of rank topk so far. A bound that is NaN never loses a set. How many
-// sets are scored exactly depends on how the threads meet; what is found does not. Exact kernels sum in an order that depends on how many queries come
-// together, so a batch's few best sets are scored again in the groups that search makes, and what
-// two orders may differ by is taken off the threshold. So the result is search's, bit for bit.
+// wait until there are a few hundred. Then, from the highest bound down, they are bounded again with
+// both parts, and if they still reach the threshold, scored by the exact kernels: the threshold is
+// the exact score of rank topk so far. A bound that is NaN never loses a set. How many sets are
+// scored exactly depends on how the threads meet; what is found does not. Exact kernels sum in an
+// order that depends on how many queries come together, so a batch's few best sets are scored again
+// in the groups that search makes, and what two orders may differ by is taken off the threshold. So
+// the result is search's, bit for bit.
 #pragma once
 
 #include <cstdint>

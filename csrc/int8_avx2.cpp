@@ -20,8 +20,10 @@ struct Madd {
         return load(tail);
     }
     static Int load_query(const std::int8_t* p) { return load(p); }
+    // Around the intrinsic GCC 12 copies every sum to another register and back.
     static Int dot(Int sum, Int gallery, Int query) {
-        return _mm256_add_epi32(sum, _mm256_madd_epi16(gallery, query));
+        asm("vpaddd %1, %0, %0" : "+x"(sum) : "x"(_mm256_madd_epi16(gallery, query)));
+        return sum;
     }
     static void store(std::int32_t* p, Int x) {
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x);

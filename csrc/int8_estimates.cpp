@@ -79,7 +79,7 @@ void int8_search(const Sets& queries, const LaneCodes& codes, Similarity similar
         const CodedQueries coded(queries, first, count, similarity, codes.elements, kernel);
         Best best;
         best.tops.resize(static_cast<std::size_t>(count), TopK(topk));
-        run_workers(ranges, workers, [&](Tasks& left) {
+        run_workers(ranges, workers, [&](OwnTasks& left) {
             Scan scan(coded.block(), codes, kernel, terms, excluded, topk);
             for (Index range; left.take(range);) {
                 scan.run(groups * range / ranges, groups * (range + 1) / ranges);

@@ -38,7 +38,6 @@ template <class I, int Rows, class Load>
 #pragma GCC unroll 16
     for (int e = 0; e < Elements; ++e) {
         lanes[e] = load(elements[e] + d);
-        __builtin_prefetch(elements[e] + d + fetched_ahead_codes, 0, codes_locality);
     }
 #pragma GCC unroll 4
     for (int r = 0; r < Rows; ++r) {
@@ -56,10 +55,21 @@ template <class I, int Rows>
                                                         std::int64_t stride,
                                                         const std::int8_t* const* elements,
                                                         std::int64_t dim) {
+    constexpr std::int64_t line = 64;
     typename I::Int sums[I::width];
 #pragma GCC unroll 16
     for (int i = 0; i < I::width; ++i) sums[i] = I::zero();
     std::int64_t d = 0;
+    for (; d + line <= dim; d += line) {
+#pragma GCC unroll 16
+        for (int e = 0; e < I::width / Rows; ++e) {
+            __builtin_prefetch(elements[e] + d + fetched_ahead_codes, 0, codes_locality);
+        }
+#pragma GCC unroll 4
+        for (std::int64_t b = 0; b < line; b += I::bytes) {
+            add_codes<I, Rows>(sums, queries, stride, elements, d + b, I::load);
+        }
+    }
     for (; d + I::bytes <= dim; d += I::bytes) {
         add_codes<I, Rows>(sums, queries, stride, elements, d, I::load);
     }

@@ -115,24 +115,52 @@ int worthwhile_threads(int threads, double multiply_adds) {
     return static_cast<int>(std::clamp(multiply_adds / worth_a_thread, 1.0, double(threads)));
 }
 
-void run_workers(std::int64_t count, int threads, const std::function<void(Tasks&)>& worker) {
-    Tasks tasks(count);
+Tasks::Tasks(std::int64_t count, int runs) : runs_(static_cast<std::size_t>(runs)) {
+    for (int i = 0; i < runs; ++i) {
+        Run& run = runs_[static_cast<std::size_t>(i)];
+        run.next = count * i / runs;
+        run.end = count * (i + 1) / runs;
+    }
+}
+
+bool Tasks::take(int run, std::int64_t& task) {
+    const std::size_t runs = runs_.size();
+    for (std::size_t i = 0, at = static_cast<std::size_t>(run); i < runs; ++i) {
+        if ((task = runs_[at].next.fetch_add(1)) < runs_[at].end) return true;
+        at = at + 1 == runs ? 0 : at + 1;
+    }
+    return false;
+}
+
+bool Tasks::left() const {
+    return std::any_of(runs_.begin(), runs_.end(),
+                       [](const Run& run) { return run.next < run.end; });
+}
+
+void Tasks::drop() {
+    for (Run& run : runs_) run.next = run.end;
+}
+
+void run_workers(std::int64_t count, int threads, const std::function<void(OwnTasks&)>& worker) {
+    const auto most = static_cast<int>(std::clamp<std::int64_t>(count, 1, threads));
+    Tasks tasks(count, most);
     std::exception_ptr failure;
     std::mutex failing;
     const std::function<void()> work = [&] {
         try {
-            if (tasks.left()) worker(tasks);
+            if (!tasks.left()) return;
+            OwnTasks own(tasks);
+            worker(own);
         } catch (...) {
             tasks.drop();
             const std::lock_guard<std::mutex> lock(failing);
             failure = std::current_exception();
         }
     };
-    const auto helpers = static_cast<int>(std::min<std::int64_t>(threads, count)) - 1;
-    if (helpers < 1) {
+    if (most == 1) {
         work();
     } else {
-        Job job(work, helpers);
+        Job job(work, most - 1);
         Pool& pool = Pool::shared();
         pool.offer(job);
         work();
@@ -143,7 +171,7 @@ void run_workers(std::int64_t count, int threads, const std::function<void(Tasks
 
 void parallel_for(std::int64_t tasks, int threads,
                   const std::function<void(std::int64_t)>& body) {
-    run_workers(tasks, threads, [&](Tasks& left) {
+    run_workers(tasks, threads, [&](OwnTasks& left) {
         for (std::int64_t task; left.take(task);) body(task);
     });
 }

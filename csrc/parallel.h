@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <vector>
 
 namespace divse {
 
@@ -15,23 +16,43 @@ int thread_count(int requested);
 // At most `threads`, and no more than the work (in multiply-adds) is worth.
 int worthwhile_threads(int threads, double multiply_adds);
 
-// The tasks 0..count of a call, handed out in order to whoever asks.
+// The tasks 0..count of a call, in as many runs as threads may come: a thread takes the tasks of a
+// run of its own in order, so that what it fetched ahead is what comes next, and then helps with the
+// runs of others, which may not have come.
 class Tasks {
 public:
-    explicit Tasks(std::int64_t count) : count_(count) {}
+    Tasks(std::int64_t count, int runs);
 
-    bool take(std::int64_t& task) { return (task = next_.fetch_add(1)) < count_; }
-    bool left() const { return next_ < count_; }
-    void drop() { next_ = count_; }
+    // The next task for a thread whose own run is `run`.
+    bool take(int run, std::int64_t& task);
+    int next_run() { return arrived_++ % static_cast<int>(runs_.size()); }
+    bool left() const;
+    void drop();
 
 private:
-    std::atomic<std::int64_t> next_{0};
-    const std::int64_t count_;
+    struct alignas(64) Run {  // on a cache line of its own
+        std::atomic<std::int64_t> next;
+        std::int64_t end;
+    };
+    std::vector<Run> runs_;
+    std::atomic<int> arrived_{0};
+};
+
+// What one thread takes its tasks from.
+class OwnTasks {
+public:
+    explicit OwnTasks(Tasks& tasks) : tasks_(tasks), run_(tasks.next_run()) {}
+
+    bool take(std::int64_t& task) { return tasks_.take(run_, task); }
+
+private:
+    Tasks& tasks_;
+    const int run_;
 };
 
 // worker(tasks) on up to `threads` threads, each with memory of its own to take tasks with, until
 // none is left. An exception of a worker is thrown again here.
-void run_workers(std::int64_t tasks, int threads, const std::function<void(Tasks&)>& worker);
+void run_workers(std::int64_t tasks, int threads, const std::function<void(OwnTasks&)>& worker);
 
 // body(task) for every task in 0..tasks.
 void parallel_for(std::int64_t tasks, int threads,

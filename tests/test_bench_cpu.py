@@ -6,6 +6,8 @@ import sys
 import pytest
 import torch
 
+import divse_native
+
 
 @pytest.fixture
 def bench(load):
@@ -16,7 +18,9 @@ def test_every_variant_is_gated_and_the_results_are_written(bench, tmp_path, mon
     words = ("--tiny", "--no-compile", "--seconds", "0.02", "--json", "--out", str(tmp_path))
     monkeypatch.setattr(sys, "argv", ["bench_cpu.py", *words])
     assert bench.main() == 0
-    rows = json.loads((tmp_path / "bench_cpu.json").read_text())["rows"]
+    written = json.loads((tmp_path / "bench_cpu.json").read_text())
+    assert written["environment"]["isa"] == divse_native.instruction_sets()[0]
+    rows = written["rows"]
     assert len({row["cell"] for row in rows}) == 3
     judged = [row for row in rows if "gate" in row]
     assert {row["gate"] for row in judged} == {"green"} and len(judged) >= 3 * 8

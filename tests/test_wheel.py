@@ -4,7 +4,6 @@ import importlib.util
 import os
 import subprocess
 import sys
-import sysconfig
 import zipfile
 from pathlib import Path
 
@@ -62,8 +61,10 @@ def search_elsewhere(wheel, folder):
     site = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('platlib'))").strip())
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
-    # torch and numpy are lent by this environment, after the wheel's own files.
-    (site / "lent.pth").write_text(sysconfig.get_path("purelib"))
+    # torch and numpy are lent by this environment, wherever it has them itself, after the wheel's
+    # own files.
+    lent = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
+    (site / "lent.pth").write_text("\n".join(lent))
     clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     package, module, *isas = run(python, "-c", SEARCH, cwd=folder, env=clean).split()
     assert Path(package).is_relative_to(site) and Path(module).is_relative_to(site)
