@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from divse_kernels import long_backward, score_backward
 from divse_kernels.launch import Side
-from divse_kernels.score_backward import Loss, gradients
+from divse_kernels.problem import MAX_SIZE
+from divse_kernels.score_backward import Loss
 
 
 def empty_unless(wanted: bool, like: Tensor) -> Tensor:
@@ -39,14 +41,13 @@ def scores_backward(
     with_moment: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients where asked for, else empty; the moment is `score_backward.gradients`'."""
-    *grads, moment = gradients(
-        Side.of(queries, query_lengths),
-        Side.of(gallery, gallery_lengths),
-        Loss(grad_scores),
-        alpha if alpha_tensor is None else alpha_tensor,
-        similarity=similarity,
-        wanted=(for_queries, for_gallery, with_moment),
-    )
+    sides = Side.of(queries, query_lengths), Side.of(gallery, gallery_lengths)
+    level = alpha if alpha_tensor is None else alpha_tensor
+    options = {"similarity": similarity, "wanted": (for_queries, for_gallery, with_moment)}
+    if max(queries.shape[1], gallery.shape[1]) > MAX_SIZE:
+        *grads, moment = long_backward.gradients(*sides, grad_scores, level, **options)
+    else:
+        *grads, moment = score_backward.gradients(*sides, Loss(grad_scores), level, **options)
     return *present(tuple(grads), (queries, gallery)), moment
 
 

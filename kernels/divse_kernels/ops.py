@@ -14,10 +14,9 @@ from torch import Tensor
 from divse_kernels import smooth_chamfer_forward
 from divse_kernels.backward_ops import scores_backward
 from divse_kernels.launch import INTERPRETED, Side
-from divse_kernels.problem import SMOOTH_CHAMFER
+from divse_kernels.problem import MAX_SIZE, SMOOTH_CHAMFER
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-MAX_SIZE = 32
 MIN_DIMS, MAX_DIMS, DIMS_STEP = 32, 2048, 8
 MAX_ALPHA = 1000.0
 
