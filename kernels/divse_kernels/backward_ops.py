@@ -26,6 +26,15 @@ def present(grads: tuple[Tensor | None, ...], like: tuple[Tensor, ...]) -> tuple
     )
 
 
+def alpha_gradient(grad_scores: Tensor, scores: Tensor, moment: Tensor, alpha: Tensor) -> Tensor:
+    """The gradient for alpha: d score / d alpha = (sum of w * c - score) / alpha.
+
+    With w = d score / d c, of which `moment` is the sum of grad * w * alpha * c over all pairs.
+    """
+    level = (grad_scores * scores).sum(dtype=torch.float64)
+    return ((moment / alpha - level) / alpha).to(alpha.dtype)
+
+
 @torch.library.custom_op("divse::scores_backward", mutates_args=())
 def scores_backward(
     grad_scores: Tensor,

@@ -208,14 +208,16 @@ def gradients(
     sides = queries, gallery
     moment = queries.values.new_zeros((), dtype=torch.float64)
     if queries.count == 0 or gallery.count == 0:
-        return *(torch.zeros_like(s.values) if w else None for s, w in zip(sides, wanted)), moment
+        none = (
+            torch.zeros_like(s.values) if w else None
+            for s, w in zip(sides, wanted[:2], strict=True)
+        )
+        return *none, moment
     scale = None
     if queries.values.dtype != torch.float32:
         largest = torch.linalg.vector_norm(grad_scores, torch.inf).float()
         scale = LARGEST / largest.clamp_min(1e-30)
-    fill = _Fill(
-        *sides, grad_scores, alpha, similarity, scale, moment if wanted[2] else None
-    )
+    fill = _Fill(*sides, grad_scores, alpha, similarity, scale, moment if wanted[2] else None)
     sums = weighted_sums(*sides, fill, wanted[:2], scale)
     grads = (
         None if s is None else s.view(side.values.shape).to(side.values.dtype)

@@ -20,7 +20,6 @@ from torch import Tensor
 from divse_kernels.launch import Side, launches, on_device, problem
 from divse_kernels.long_reduction import extend_rows, finish_rows, sum_columns, weigh
 from divse_kernels.long_tile import (
-    LONGEST,
     PackedSide,
     Pass,
     block_cosines,
@@ -33,7 +32,7 @@ from divse_kernels.problem import SHIFTED, SMOOTH_CHAMFER, Problem, padded
 from divse_kernels.tiles import LOG2_E, MASKED, bound, row_order
 from divse_kernels.tuning import Tile, long_tile, named_tile
 
-__all__ = ["LONGEST", "PackedSide", "named_scores", "scores"]
+Launch = Callable[[Pass, Tensor], None]
 
 
 @triton.jit
@@ -117,7 +116,8 @@ def long_sets(
         place = (first_set + step).to(tl.int64)
         column_set = place
         if column_ids_ptr is not None:
-            named = tl.load(column_ids_ptr + (first_slot // PARTS).to(tl.int64) * COLUMN_SETS + place)
+            own = (first_slot // PARTS).to(tl.int64) * COLUMN_SETS
+            named = tl.load(column_ids_ptr + own + place)
             column_set = tl.maximum(named, 0)
         column_first, length = extent(
             column_starts_ptr, column_lengths_ptr, column_set, stride_column_set,
@@ -294,10 +294,7 @@ def scores(
         return out
 
     def launch(one: Pass, found: Tensor) -> None:
-        if one.gallery_rows:
-            sides = gallery, queries, found.mT
-        else:
-            sides = queries, gallery, found
+        sides = (gallery, queries, found.mT) if one.gallery_rows else (queries, gallery, found)
         sets = tile_sets if one.gallery_rows else None
         one_pass(*sides, alpha, log_mean, similarity, (one.rows, one.columns), tile_sets=sets)
 
@@ -334,7 +331,7 @@ def named_scores(
     return out.masked_fill_(names.columns < 0, -torch.inf)
 
 
-def _added(launch: Callable[[Pass, Tensor], None], planned: tuple[Pass, ...], out: Tensor) -> Tensor:
+def _added(launch: Launch, planned: tuple[Pass, ...], out: Tensor) -> Tensor:
     """What the passes find, added up in `out`."""
     launch(planned[0], out)
     for one in planned[1:]:
