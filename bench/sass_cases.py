@@ -252,7 +252,10 @@ OTHERS = (
     Case("gradient", 4, 1024, ragged=True),
     Case("gradient", 32, 128),
     *(Case("gradient", 4, 1024, similarity=name) for name in ("chamfer", "maxsim", "mil")),
-    *(Case("gradient", 200, 128, (16, 32), similarity=name, size=300) for name in ("chamfer", "mil")),
+    *(
+        Case("gradient", 200, 128, (16, 32), similarity=name, size=300)
+        for name in ("chamfer", "mil")
+    ),
     *(Case("gradient", 100, 128, (16, 32), alpha=alpha, size=300) for alpha in (200.0, None)),
     Case("gradient", 100, 1024, (16, 32), size=300),
     Case("gradient", 200, 128, (16, 32), size=300, ragged=True),

@@ -73,6 +73,9 @@ def write(
     """
     task = problem(rows, columns, alpha, similarity)
     row_sets, k, column_sets, size = written.weights.shape
+    span = zip(written.weights.shape, written.weights.stride(), strict=True)
+    if sum((count - 1) * stride for count, stride in span) >= 1 << 31:
+        raise ValueError(f"weights {tuple(written.weights.shape)} are too many for one launch")
     task = replace(task, row_sets=row_sets, column_sets=column_sets)
     tile = long_weights_tile(task) if ids is None else named_weights_tile(task)
     k2 = min(padded(k), tile.block_m) if ids is None else tile.block_m

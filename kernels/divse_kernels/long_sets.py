@@ -230,8 +230,9 @@ def one_pass(
 ) -> None:
     """Launch the kernel and write its scores to `out`."""
     task = problem(rows, columns, alpha, similarity)
-    dtype = min(rows.values.dtype, columns.values.dtype, key=lambda x: x.itemsize)
-    task = dataclasses.replace(task, dtype=dtype)
+    dtypes = rows.values.dtype, columns.values.dtype
+    narrow = min(dtypes, key=lambda x: x.itemsize)
+    task = dataclasses.replace(task, dtype=narrow, mixed=dtypes[0] != dtypes[1])
     row_sets, column_sets = out.shape
     if names is None:
         tile = long_tile(dataclasses.replace(task, row_sets=tile_sets or task.row_sets))

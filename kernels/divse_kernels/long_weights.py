@@ -14,6 +14,7 @@ first launch stores the best of each part, and the same kernel then compares wit
 import triton
 import triton.language as tl
 
+from divse_kernels.long_reduction import over_sets
 from divse_kernels.long_tile import block_cosines, extent, resident_rows
 from divse_kernels.tiles import (
     LN_2,
@@ -82,26 +83,26 @@ def column_weights(
 
 
 @triton.jit
-def best_of_parts(
-    top,  # [BLOCK_M]
-    row_inside,  # [BLOCK_M]
+def spread(x, ROWS: tl.constexpr, OUTER: tl.constexpr, PAIR: tl.constexpr, LANE: tl.constexpr):
+    """`[M_SETS]` to the rows of a tile, `[ROWS]`."""
+    if x.shape[0] == 1:
+        return tl.sum(x, axis=0) + tl.zeros((ROWS,), tl.float32)
+    else:
+        zeros = by_row_set(tl.zeros((ROWS, 1), tl.float32), OUTER, PAIR, LANE)
+        return tl.reshape(zeros + over_rows(x[:, None], PAIR, LANE), (ROWS,))
+
+
+@triton.jit
+def best_of_sets(
+    top,  # [BLOCK_M], MASKED in rows that do not count
     OUTER: tl.constexpr,
     PAIR: tl.constexpr,
     LANE: tl.constexpr,
 ):
     """The best of each row set of a tile and how many rows have it: two [M_SETS]."""
-    rows = by_row_set(tl.where(row_inside, top, MASKED)[:, None], OUTER, PAIR, LANE)
-    best = max_row_sets(rows)
-    equal = sum_row_sets((rows == best).to(tl.float32))
-    M_SETS: tl.constexpr = best.shape[1] * best.shape[3]
-    return tl.reshape(best, (M_SETS,)), tl.reshape(equal, (M_SETS,))
-
-
-@triton.jit
-def spread(x, ROWS: tl.constexpr, OUTER: tl.constexpr, PAIR: tl.constexpr, LANE: tl.constexpr):
-    """`[M_SETS]` to the rows of a tile, `[ROWS]`."""
-    zeros = by_row_set(tl.zeros((ROWS, 1), tl.float32), OUTER, PAIR, LANE)
-    return tl.reshape(zeros + over_rows(x[:, None], PAIR, LANE), (ROWS,))
+    best = over_sets(top, True, OUTER, PAIR, LANE)
+    equal = (top == spread(best, top.shape[0], OUTER, PAIR, LANE)).to(tl.float32)
+    return best, over_sets(equal, False, OUTER, PAIR, LANE)
 
 
 @triton.jit(do_not_specialize=["measure"])
@@ -187,8 +188,8 @@ def long_weights(
     row_inside = (row_element < row_length) & stored
     row_offsets = tl.minimum(row_element, row_length - 1).to(tl.int64) * stride_row_element
     row_offsets = (row_first + row_offsets) * 8
-    row_weight_ptrs = weight_ptr + row_place.to(tl.int64) * stride_weight_row_set
-    row_weight_ptrs += row_element.to(tl.int64) * stride_weight_row
+    # A chunk of weights has fewer than 2 ** 31.
+    row_starts = row_place * stride_weight_row_set + row_element * stride_weight_row
     row_factor = tl.where(row_inside, 0.5 if HALVED else 1.0, 0.0)
     if MEAN:
         row_factor /= row_length.to(tl.float32)
@@ -234,7 +235,8 @@ def long_weights(
             row_scores = row_place.to(tl.int64) * stride_score_row + place * stride_score_column
             share = row_factor * tl.load(grad_score_ptr + row_scores) / tl.maximum(share, 1e-30)
             if SIMILARITY == "mil":
-                best, equal = best_of_parts(top, row_inside, OUTER, PAIR, LANE)
+                own = tl.where(row_inside, top, MASKED)
+                best, equal = best_of_sets(own, OUTER, PAIR, LANE)
                 if best_ptr is not None:
                     places = slots * COLUMN_SETS + place
                     if measure == 1:
@@ -254,7 +256,7 @@ def long_weights(
                 column_share /= length.to(tl.float32)
             if scale_ptr is not None:
                 column_share *= tl.load(scale_ptr)
-        first_column = place * stride_weight_column_set
+        first_column = place.to(tl.int32) * stride_weight_column_set
         for begin in range(0, bound(walked), BLOCK_N):
             column_inside = begin + n < length
             x = block_cosines(
@@ -278,8 +280,8 @@ def long_weights(
                 )
             if moment_ptr is not None:
                 moments += tl.sum(weights * x, axis=1)
-            columns = first_column + (begin + n).to(tl.int64) * stride_weight_column
-            ptrs = row_weight_ptrs[:, None] + columns[None, :]
+            columns = first_column + (begin + n) * stride_weight_column
+            ptrs = weight_ptr + (row_starts[:, None] + columns[None, :])
             mask = stored[:, None] & (begin + n < L)[None, :]
             if ADD:
                 weights += tl.load(ptrs, mask=mask, other=0.0).to(tl.float32)
@@ -293,10 +295,10 @@ def long_weights(
         if not ADD and (ROW_RAGGED or COLUMN_RAGGED):  # nothing past the end of the set
             end = tl.cdiv(walked, BLOCK_N) * BLOCK_N
             for begin in range(bound(end), bound(L * (1 - measure)), BLOCK_N):
-                columns = first_column + (begin + n).to(tl.int64) * stride_weight_column
+                columns = first_column + (begin + n) * stride_weight_column
                 zeros = tl.zeros((BLOCK_M, BLOCK_N), weight_ptr.dtype.element_ty)
                 mask = stored[:, None] & (begin + n < L)[None, :]
-                tl.store(row_weight_ptrs[:, None] + columns[None, :], zeros, mask=mask)
+                tl.store(weight_ptr + (row_starts[:, None] + columns[None, :]), zeros, mask=mask)
     if row_lost_ptr is not None:
         lost_rows = (walk.to(tl.int64) * ROW_SETS + row_place) * K + row_element
         tl.store(row_lost_ptr + lost_rows, lost, mask=stored)

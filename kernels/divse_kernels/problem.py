@@ -54,6 +54,7 @@ class Problem:
     column_ragged: bool = False
     similarity: str = SMOOTH_CHAMFER
     query_rows: bool = True
+    mixed: bool = False  # one side is float32, and `dtype` is the other's
 
     @property
     def rows(self) -> int:
