@@ -123,9 +123,9 @@ def long_sets(
             column_starts_ptr, column_lengths_ptr, column_set, stride_column_set,
             stride_column_element, L, COLUMN_RAGGED,
         )  # fmt: skip
-        walked = length * anything
+        walked, counted = length * anything, row_inside
         if column_ids_ptr is not None:
-            walked = tl.where(named < 0, 0, walked)
+            walked, counted = tl.where(named < 0, 0, walked), row_inside & (named >= 0)
         top = tl.full((BLOCK_M,), MASKED, tl.float32)
         total = tl.zeros((BLOCK_M,), tl.float32)
         columns_sum = tl.zeros((M_SETS,), tl.float32)
@@ -152,9 +152,7 @@ def long_sets(
         scores = tl.zeros((M_SETS,), tl.float32)
         if ROWS:
             row_shift = tl.log2(column_size) if LOG_MEAN else 0.0
-            sums = finish_rows(
-                top, total, row_inside, row_shift, SIMILARITY, SHIFT, OUTER, PAIR, LANE
-            )
+            sums = finish_rows(top, total, counted, row_shift, SIMILARITY, SHIFT, OUTER, PAIR, LANE)
             scores += weigh(sums, row_sizes, alpha, SIMILARITY)
         if COLUMNS:
             if LOG_MEAN:
