@@ -75,14 +75,14 @@ CASES = (
     *(Small(5, 29, 5, 4, 64, similarity=name) for name in ("chamfer", "maxsim", "mil")),
     Small(3, 9, 70, 50, 64, similarity="maxsim", ragged=True),
     Small(2, 5, 32, 130, 128, ragged=True),
-    Small(2, 3, 130, 150, 64, similarity="chamfer", ragged=True),
-    Small(2, 3, 140, 133, 64, HALF, similarity="mil"),
-    Small(2, 3, 40, 5, 136, FLOAT, alpha=200.0),
+    Small(2, 4, 130, 150, 64, similarity="chamfer", ragged=True),
+    Small(2, 4, 140, 133, 64, HALF, similarity="mil"),
+    Small(2, 5, 40, 5, 136, FLOAT, alpha=200.0),
 )
 FEW = (
     Small(3, 9, 4, 4, 32, HALF),
     Small(2, 5, 3, 2, 48, HALF, ragged=True),
-    Small(2, 3, 4, 34, 32, HALF, similarity="maxsim"),
+    Small(2, 4, 4, 34, 32, HALF, similarity="maxsim"),
 )
 Operation = Callable[[Tensor, Tensor, dict[str, Any]], Tensor]
 

@@ -19,6 +19,7 @@ from tolerance import assert_close_to_float64
 
 import divse
 from divse.similarity.dispatch import calls
+from divse.training.losses import batch_scores
 
 kernels = pytest.importorskip("divse_kernels")
 products = pytest.importorskip("divse_kernels.products")
@@ -225,6 +226,20 @@ def test_through_the_public_functions():
     for operation in ("scores", "pairs", "candidates", "search", "hardest_negatives"):
         chosen = divse.explain(queries, gallery, operation=operation, impl="triton")
         assert chosen.impl == "triton"
+
+
+def test_a_training_loss_of_long_sets_runs_through_the_kernels():
+    """Scores of all pairs, as their log-sum-exps have no kernel; learned alpha too."""
+    alpha = torch.tensor(16.0, device=DEVICE, requires_grad=True)
+    leaves = unit(3, 33, 32).requires_grad_(), unit(3, 40, 32, seed=1).requires_grad_(), alpha
+    pictures = torch.arange(3, device=DEVICE)
+    found = []
+    for impl in ("triton", "reference"):
+        options = {"similarity": "smooth_chamfer", "alpha": alpha}
+        scores = batch_scores(*leaves[:2], pictures, options, impl)
+        found.append(torch.autograd.grad(scores.log_odds(0.05).to_text.sum(), leaves))
+    for got, expected in zip(*found, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_what_is_too_long_is_refused():
