@@ -30,15 +30,15 @@ def append_scores(
     QUERY_SETS,
     first_position,  # of the first of these gallery sets
     WIDTH,
-    SETS: tl.constexpr,
-    QUERIES: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
 ):
     """Append what beats the thresholds among a tile of scores; in plain torch, if nothing is kept:
 
     scores.masked_fill(excluded, -inf).topk(topk, 1)
     """
-    queries = tl.program_id(1) * QUERIES + tl.arange(0, QUERIES)
-    sets = tl.program_id(0) * SETS + tl.arange(0, SETS)
+    queries = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+    sets = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     inside = sets < GALLERY_SETS
     positions = sets.to(tl.int64) + first_position
     wanted = wanted_sets(excluded_ptr, positions, inside)
@@ -84,7 +84,7 @@ def scan_long_sets(
                 queries.count,
                 first + start,
                 best.width,
-                SETS=SETS,
-                QUERIES=QUERIES,
+                BLOCK_M=SETS,
+                BLOCK_N=QUERIES,
                 num_warps=FEW_WARPS,
             )
