@@ -18,6 +18,8 @@ from divse_kernels import (
     candidates,
     int8_codes,
     int8_scan,
+    long_backward,
+    long_pairs,
     long_sets,
     mining,
     pair_gradients,
@@ -60,6 +62,11 @@ class Case:
         return f"{text} {kind}" + " ragged" * self.ragged
 
     @property
+    def long(self) -> bool:
+        """Whether it goes to the kernels of long sets."""
+        return max(self.k, self.size or self.k) > MAX_SIZE
+
+    @property
     def queries(self) -> Side:
         """(B, K, D) without data."""
         return self.side(self.sets[0], self.k)
@@ -88,7 +95,7 @@ def absent(*shape: int, dtype: torch.dtype) -> Tensor:
 def scores(case: Case) -> None:
     """All pairs."""
     arguments = (case.queries, case.gallery, case.level, False, case.similarity)
-    if max(case.k, case.size or case.k) > MAX_SIZE:
+    if case.long:
         long_sets.scores(*arguments)
     else:
         smooth_chamfer_forward.scores(*arguments)
@@ -96,8 +103,13 @@ def scores(case: Case) -> None:
 
 def gradient(case: Case) -> None:
     """Gradient of all pairs for both sides and, where alpha is learned, for alpha."""
-    loss = score_backward.Loss(absent(*case.sets, dtype=torch.float32))
+    grad_scores = absent(*case.sets, dtype=torch.float32)
     wanted = (True, True, case.alpha is None)
+    if case.long:
+        sides = case.queries, case.gallery
+        long_backward.gradients(*sides, grad_scores, case.level, case.similarity, wanted)
+        return
+    loss = score_backward.Loss(grad_scores)
     score_backward.gradients(
         case.queries, case.gallery, loss, case.level, similarity=case.similarity, wanted=wanted
     )
@@ -106,6 +118,11 @@ def gradient(case: Case) -> None:
 def reranked(case: Case) -> None:
     """A thousand candidates for every query."""
     chosen = absent(case.sets[0], 1000, dtype=torch.int64)
+    if case.long:
+        names = long_sets.Names(None, chosen)
+        sides = case.queries, case.gallery
+        long_sets.named_scores(*sides, names, case.level, False, case.similarity)
+        return
     candidates.scores(case.queries, case.gallery, chosen, case.level, False, case.similarity)
 
 
@@ -142,6 +159,13 @@ def touched(case: Case) -> None:
     """Scores and gradients of the pairs of a triplet loss: three for each set."""
     count = 3 * case.sets[0]
     ids = [absent(count, dtype=torch.int64) for _ in range(2)]
+    if case.long:
+        grad_scores = absent(count, dtype=torch.float32)
+        wanted = (True, True, case.alpha is None)
+        long_pairs.gradients(
+            case.queries, case.gallery, *ids, grad_scores, case.level, case.similarity, wanted
+        )
+        return
     scores, weights, _ = pairs.scores(
         case.queries, case.gallery, *ids, case.level, False, case.similarity, with_weights=True
     )
@@ -193,13 +217,17 @@ GUARDED = (
     Case("scores", 4, 1024, similarity="maxsim"),
     Case("scores", 128, 128, (16, 32_768), similarity="maxsim", size=32),
     Case("gradient", 4, 1024, (4096, 4096)),
+    Case("gradient", 32, 128, (64, 128), similarity="maxsim", size=300, ragged=True),
+    Case("gradient", 32, 128, (64, 128), size=1024),
     Case("candidates", 4, 1024, RERANKED),
+    Case("candidates", 32, 128, (64, 32_768), similarity="maxsim", size=300, ragged=True),
     Case("hardest_negatives", 4, 1024, (4096, 4096)),
     Case("pairs", 4, 1024, (4096, 4096)),
     Case("log_sum_exps", 4, 1024, (4096, 4096)),
     Case("discrepancy", 4, 1024, (4096, 4096)),
     Case("search", 4, 1024, FEW),
     Case("search", 4, 1024, (64, 1_000_000)),
+    Case("search", 32, 128, (16, 32_768), similarity="maxsim", size=300),
     Case("int8_search", 4, 1024, FEW),
     Case("int8_search", 4, 1024, (64, 1_000_000)),
 )
@@ -224,6 +252,19 @@ OTHERS = (
     Case("gradient", 4, 1024, ragged=True),
     Case("gradient", 32, 128),
     *(Case("gradient", 4, 1024, similarity=name) for name in ("chamfer", "maxsim", "mil")),
+    *(
+        Case("gradient", 200, 128, (16, 32), similarity=name, size=300)
+        for name in ("chamfer", "mil")
+    ),
+    *(Case("gradient", 100, 128, (16, 32), alpha=alpha, size=300) for alpha in (200.0, None)),
+    Case("gradient", 100, 1024, (16, 32), size=300),
+    Case("gradient", 200, 128, (16, 32), size=300, ragged=True),
+    *(Case("gradient", 32, 128, (64, 128), dtype=t, size=300) for t in ("fp16", "fp32")),
+    Case("pairs", 32, 128, (64, 64), size=300),
+    Case("pairs", 200, 128, (64, 64), alpha=None, size=300, ragged=True),
+    *(Case("candidates", k, 128, (64, 32_768), size=300) for k in (4, 32, 100, 200)),
+    Case("candidates", 32, 1024, (64, 32_768), similarity="maxsim", size=300),
+    Case("candidates", 32, 128, (64, 32_768), dtype="fp32", size=300),
     Case("hardest_negatives", 4, 1024, (4096, 4096), alpha=200.0),
     Case("hardest_negatives", 1, 1024, (4096, 4096)),
     *(Case("pairs", k, 1024, (4096, 4096)) for k in (1, 32)),

@@ -75,6 +75,15 @@ CASES = (
     Small(5, 29, 4, 4, 64, alpha=200.0),
     *(Small(5, 29, 5, 4, 64, similarity=name) for name in ("chamfer", "maxsim", "mil")),
     Small(3, 9, 70, 50, 64, similarity="maxsim", ragged=True),
+    Small(2, 5, 32, 130, 128, ragged=True),
+    Small(2, 4, 130, 150, 64, similarity="chamfer", ragged=True),
+    Small(2, 4, 140, 133, 64, HALF, similarity="mil"),
+    Small(2, 5, 40, 5, 136, FLOAT, alpha=200.0),
+)
+FEW = (
+    Small(3, 9, 4, 4, 32, HALF),
+    Small(2, 5, 3, 2, 48, HALF, ragged=True),
+    Small(2, 4, 4, 34, 32, HALF, similarity="maxsim"),
 )
 #: What the CUDA kernel serves.
 PLAIN = (
@@ -82,7 +91,6 @@ PLAIN = (
     Small(70, 5, 4, 4, 520, HALF, alpha=60.0),
     *(Small(5, 37, size, size, 136) for size in (2, 8, 16, 32)),
 )
-FEW = (Small(3, 9, 4, 4, 32, HALF), Small(2, 5, 3, 2, 48, HALF, ragged=True))
 Operation = Callable[[Tensor, Tensor, dict[str, Any]], Tensor]
 
 
@@ -201,6 +209,8 @@ OPERATIONS: dict[str, tuple[Operation, str]] = {
     "rbf mean": (rbf_mean, "pairs"),
 }
 DIFFERENTIATED = ("gradient", "log-sum-exps", "rbf mean")
+#: Operations whose limit of elements is that of kernels of whole sets.
+OF_SHORT_SETS = ("int8 search", "log-sum-exps")
 
 
 def refusal(
@@ -222,6 +232,8 @@ def check(case: Small, name: str, device: torch.device, impl: str) -> Verdict | 
     why = refusal(case, needs, q, g, name in DIFFERENTIATED, impl)
     if why:
         return why
+    if name in OF_SHORT_SETS and max(case.k, case.size) > divse_kernels.MAX_SIZE:
+        return f"it takes sets of up to {divse_kernels.MAX_SIZE} elements"
     if name == "int8 search" and case.dim % CODE_STEP:
         return f"codes need D to be a multiple of {CODE_STEP}"
     run = partial(operation, options=options | {"impl": "reference"})

@@ -2,61 +2,16 @@
 
 import pytest
 import torch
+from long_cases import DEVICE, SIMILARITIES, called, lengths_of, mask, specified, unit
 from tolerance import assert_close_to_float64
 
 from divse.similarity import reference
 
 kernels = pytest.importorskip("divse_kernels")
+from divse_kernels import long_sets  # noqa: E402
+from divse_kernels.launch import Side  # noqa: E402
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-SIMILARITIES = {
-    "smooth_chamfer": {},
-    "shifted": {"alpha": 200.0},
-    "log_mean": {"log_mean": True},
-    "chamfer": {},
-    "mil": {},
-    "maxsim": {},
-    "maxsim_mean": {"reduction": "mean"},
-}
 every_similarity = pytest.mark.parametrize("name", SIMILARITIES)
-
-
-def unit(*shape, dtype=torch.float32, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    sets = torch.randn(*shape, generator=generator, dtype=torch.float64)
-    return torch.nn.functional.normalize(sets, dim=-1).to(DEVICE, dtype)
-
-
-def mask(lengths, size):
-    return None if lengths is None else torch.arange(size, device=DEVICE) < lengths[:, None]
-
-
-def lengths_of(count, size, seed=0):
-    found = torch.randint(1, size + 1, (count,), generator=torch.Generator().manual_seed(seed))
-    found[0], found[-1] = 1, size
-    return found.to(DEVICE)
-
-
-def called(name):
-    """The similarity and its parameters."""
-    similarity = {"shifted": "smooth_chamfer", "log_mean": "smooth_chamfer"}.get(name, name)
-    return similarity.removesuffix("_mean"), SIMILARITIES[name]
-
-
-def specified(queries, gallery, dtype, name, lengths=(None, None)):
-    """The specification in `dtype` on the same stored values; padding read as zeros."""
-    similarity, parameters = called(name)
-    rows, columns = mask(lengths[0], queries.shape[1]), mask(lengths[1], gallery.shape[1])
-    q, g = (
-        s.to(dtype) if m is None else s.to(dtype).masked_fill(~m[..., None], 0.0)
-        for s, m in ((queries, rows), (gallery, columns))
-    )
-    return getattr(reference, similarity)(
-        torch.einsum("bkd,nld->bnkl", q, g),
-        None if rows is None else rows[:, None],
-        None if columns is None else columns[None],
-        **parameters,
-    )
 
 
 def ours(queries, gallery, name, lengths=(None, None), offsets=None):
@@ -163,12 +118,28 @@ def test_no_sets():
     assert scores.shape == (2, 0)
 
 
-def test_gradients_are_refused_rather_than_lost():
-    queries, gallery = unit(2, 40, 32).requires_grad_(), unit(3, 4, 32, seed=1)
-    with pytest.raises(ValueError, match="no gradient"):
-        kernels.scores(queries, gallery)
-    with pytest.raises(ValueError, match="no gradient"):
-        kernels.scores(queries.detach(), gallery, alpha=torch.tensor(16.0, requires_grad=True))
+@pytest.mark.parametrize("k", [32, 130])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_queries_of_float32_count(k, dtype):
+    """Through the kernels' own launcher: scores convert, a search does not."""
+    queries, gallery = unit(2, k, 40), unit(3, 70, 40, dtype=dtype, seed=1)
+    scores = long_sets.scores(
+        Side.of(queries, None), Side.of(gallery, None), 16.0, False, "smooth_chamfer"
+    )
+    plain, exact = (
+        specified(queries, gallery, kind, "smooth_chamfer")
+        for kind in (torch.float32, torch.float64)
+    )
+    assert_close_to_float64(scores, plain, exact)
+
+
+def test_gradients_of_packed_sets_are_refused_rather_than_lost():
+    queries, packed = unit(2, 40, 32).requires_grad_(), unit(9, 32)
+    offsets = torch.tensor([0, 4, 9], device=DEVICE)
+    with pytest.raises(ValueError, match="packed sets .* have no gradient: give padded sets"):
+        kernels.scores(queries, packed, gallery_offsets=offsets)
+    with torch.no_grad():
+        assert kernels.scores(queries, packed, gallery_offsets=offsets).shape == (2, 2)
 
 
 def test_what_is_refused_says_why():

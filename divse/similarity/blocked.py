@@ -27,11 +27,21 @@ def slices(total: int, elements: int) -> Iterator[slice]:
 
 
 def _blocks(
-    scores: Scores, queries: Sets, gallery: Sets, similarity: Similarity, given: dict[str, Any]
+    scores: Scores,
+    queries: Sets,
+    gallery: Sets,
+    similarity: Similarity,
+    given: dict[str, Any],
+    stored: int | None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Positions (n,) and scores (B, n) of successive blocks of the gallery."""
-    per_set = queries.values.shape[0] * queries.values.shape[1] * gallery.values.shape[1]
-    for part in slices(len(gallery.values), per_set):
+    """Positions (n,) and scores (B, n) of successive blocks of the gallery.
+
+    ``stored`` values are in memory for a pair of sets: one where ``scores`` is fused; None = all
+    cosines of the pair.
+    """
+    if stored is None:
+        stored = queries.values.shape[1] * gallery.values.shape[1]
+    for part in slices(len(gallery.values), queries.values.shape[0] * stored):
         block = scores(queries, gallery[part], similarity, given)
         yield torch.arange(part.start, part.stop, device=block.device), block
 
@@ -44,13 +54,14 @@ def search(
     similarity: Similarity,
     parameters: dict[str, Any],
     excluded: Tensor | None = None,
+    stored: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The best scores and positions (B, topk), ties by position; -inf and -1 where none is left.
 
     ``excluded`` is a bitmap: bit n & 7 of byte n >> 3 set = set n is left out.
     """
     best = RunningTopK(topk)
-    for positions, block in _blocks(scores, queries, gallery, similarity, parameters):
+    for positions, block in _blocks(scores, queries, gallery, similarity, parameters, stored):
         if excluded is not None:
             out = (excluded[positions >> 3] >> (positions & 7)) & 1
             block = block.masked_fill(out.bool(), -torch.inf)
@@ -70,11 +81,12 @@ def hardest_negatives(
     topn: int,
     similarity: Similarity,
     parameters: dict[str, Any],
+    stored: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The ``topn`` best sets of another group, both ways: (B, topn) and (N, topn), -1 = none."""
     best = RunningTopK(topn)
     back = []
-    for positions, block in _blocks(scores, queries, gallery, similarity, parameters):
+    for positions, block in _blocks(scores, queries, gallery, similarity, parameters, stored):
         positive = query_groups[:, None] == gallery_groups[None, positions]
         block = block.masked_fill(positive, -torch.inf)
         best.add(block, positions)

@@ -17,6 +17,8 @@ from divse.similarity.table import Similarity
 _OPERATIONS = frozenset(
     {"scores", "pairs", "candidates", "search", "hardest_negatives", "log_sum_exps"}
 )
+#: Those that serve sets of up to a thousand elements.
+_LONG = _OPERATIONS - {"log_sum_exps"}
 
 
 def why_not(operation: str, queries: Sets, gallery: Sets, similarity: Similarity) -> str | None:
@@ -29,16 +31,13 @@ def why_not(operation: str, queries: Sets, gallery: Sets, similarity: Similarity
         import divse_kernels
     except ImportError as error:
         return f"Triton is not installed ({error})"
-    differentiable = queries.values.requires_grad or gallery.values.requires_grad
-    differentiable = differentiable and torch.is_grad_enabled()
+    longest = divse_kernels.LONGEST if operation in _LONG else divse_kernels.MAX_SIZE
     # Without the sets themselves, as a conversion would copy them.
     q, g = queries.values[:0], gallery.values[:0]
     reason: str | None
     if operation in ("candidates", "search"):
-        reason = divse_kernels.supports(_query_dtype(q, g), g, mixed=True)
+        reason = divse_kernels.supports(_query_dtype(q, g), g, mixed=True, longest=longest)
     else:
-        long = operation == "scores" and not differentiable
-        longest = divse_kernels.LONGEST if long else divse_kernels.MAX_SIZE
         reason = divse_kernels.supports(*_one_dtype(q, g), longest=longest)
     return reason
 
@@ -131,7 +130,9 @@ def search(
     import divse_kernels
 
     if topk > most_results():
-        return blocked.search(scores, queries, gallery, topk, similarity, parameters, excluded)
+        return blocked.search(
+            scores, queries, gallery, topk, similarity, parameters, excluded, stored=1
+        )
     found: tuple[Tensor, Tensor] = divse_kernels.search(
         _query_dtype(queries.values, gallery.values),
         gallery.values,
@@ -238,9 +239,11 @@ def hardest_negatives(
     """Positions of the best sets of another group: (B, topn) in the gallery, (N, topn) back."""
     import divse_kernels
 
-    if topn > divse_kernels.MAX_TOPN:
+    longest = max(queries.values.shape[1], gallery.values.shape[1])
+    if topn > divse_kernels.MAX_TOPN or longest > divse_kernels.MAX_SIZE:
+        groups = query_groups, gallery_groups
         return blocked.hardest_negatives(
-            scores, queries, gallery, query_groups, gallery_groups, topn, similarity, parameters
+            scores, queries, gallery, *groups, topn, similarity, parameters, stored=1
         )
     found: tuple[Tensor, Tensor] = divse_kernels.hardest_negatives(
         *_one_dtype(queries.values, gallery.values),

@@ -9,7 +9,7 @@ from divse_kernels.candidates import score_candidates
 from divse_kernels.certified import certified_search
 from divse_kernels.int8_codes import quantise
 from divse_kernels.launch import launches
-from divse_kernels.long_sets import LONGEST
+from divse_kernels.long_tile import LONGEST
 from divse_kernels.lse_ops import row_column_lse
 from divse_kernels.mining_ops import MAX_TOPN, hardest_negatives
 from divse_kernels.ops import MAX_SIZE, smooth_chamfer, supports

@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from divse_kernels import long_backward, score_backward
 from divse_kernels.launch import Side
-from divse_kernels.score_backward import Loss, gradients
+from divse_kernels.problem import MAX_SIZE
+from divse_kernels.score_backward import Loss
 
 
 def empty_unless(wanted: bool, like: Tensor) -> Tensor:
@@ -22,6 +24,15 @@ def present(grads: tuple[Tensor | None, ...], like: tuple[Tensor, ...]) -> tuple
     return tuple(
         empty_unless(False, x) if g is None else g for g, x in zip(grads, like, strict=True)
     )
+
+
+def alpha_gradient(grad_scores: Tensor, scores: Tensor, moment: Tensor, alpha: Tensor) -> Tensor:
+    """The gradient for alpha: d score / d alpha = (sum of w * c - score) / alpha.
+
+    With w = d score / d c, of which `moment` is the sum of grad * w * alpha * c over all pairs.
+    """
+    level = (grad_scores * scores).sum(dtype=torch.float64)
+    return ((moment / alpha - level) / alpha).to(alpha.dtype)
 
 
 @torch.library.custom_op("divse::scores_backward", mutates_args=())
@@ -39,14 +50,13 @@ def scores_backward(
     with_moment: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients where asked for, else empty; the moment is `score_backward.gradients`'."""
-    *grads, moment = gradients(
-        Side.of(queries, query_lengths),
-        Side.of(gallery, gallery_lengths),
-        Loss(grad_scores),
-        alpha if alpha_tensor is None else alpha_tensor,
-        similarity=similarity,
-        wanted=(for_queries, for_gallery, with_moment),
-    )
+    sides = Side.of(queries, query_lengths), Side.of(gallery, gallery_lengths)
+    level = alpha if alpha_tensor is None else alpha_tensor
+    options = {"similarity": similarity, "wanted": (for_queries, for_gallery, with_moment)}
+    if max(queries.shape[1], gallery.shape[1]) > MAX_SIZE:
+        *grads, moment = long_backward.gradients(*sides, grad_scores, level, **options)
+    else:
+        *grads, moment = score_backward.gradients(*sides, Loss(grad_scores), level, **options)
     return *present(tuple(grads), (queries, gallery)), moment
 
 

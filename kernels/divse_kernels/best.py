@@ -38,6 +38,16 @@ def monotone(scores):
 
 
 @triton.jit
+def wanted_sets(excluded_ptr, positions, inside):
+    """Which sets are to be found: bit n & 7 of byte n >> 3 excludes the set at position n."""
+    if excluded_ptr is None:
+        return inside
+    else:
+        bytes_ = tl.load(excluded_ptr + (positions >> 3), mask=inside, other=255).to(tl.int32)
+        return inside & (((bytes_ >> (positions & 7).to(tl.int32)) & 1) == 0)
+
+
+@triton.jit
 def append(
     keys_ptr,  # [QUERIES, WIDTH] int64
     counts_ptr,  # [QUERIES] int32

@@ -14,9 +14,11 @@ from torch import Tensor
 
 from divse_kernels import score_tile
 from divse_kernels.launch import Side, launches, on_device, problem
+from divse_kernels.long_sets import Names, named_scores
+from divse_kernels.long_tile import LONGEST
 from divse_kernels.ops import check_lengths, read_alpha, supports
 from divse_kernels.pair_ops import score_pairs
-from divse_kernels.problem import SMOOTH_CHAMFER, Problem, padded
+from divse_kernels.problem import MAX_SIZE, SMOOTH_CHAMFER, Problem, padded
 from divse_kernels.score_ops import kernel_name
 from divse_kernels.score_tile import tile_scores
 from divse_kernels.tuning import Tile, candidates_tile
@@ -177,9 +179,9 @@ def score_candidates(
         candidates: (B, M) int64 on the same device, positions in the gallery; -1 for none. That
             they are below N is not checked, as looking would wait for the device.
 
-    The others are those of `scores`. Returns (B, M) float32, -inf where there is no candidate;
-    differentiable in queries, gallery and alpha, by `score_pairs`, which then takes both sides in
-    the wider type.
+    The others are those of `scores`; sets hold up to 1024 elements. Returns (B, M) float32, -inf
+    where there is no candidate; differentiable in queries, gallery and alpha, by `score_pairs`,
+    which then takes both sides in the wider type.
     """
     name = kernel_name(similarity, reduction)
     _check(queries, gallery, candidates)
@@ -204,11 +206,14 @@ def score_candidates(
         ).view(candidates.shape)
     number, tensor = read_alpha(alpha, queries.device)
     sides = Side.of(queries, query_lengths), Side.of(gallery, gallery_lengths)
-    return scores(*sides, candidates, number if tensor is None else tensor, log_mean, name)
+    how = number if tensor is None else tensor, log_mean, name
+    if max(queries.shape[1], gallery.shape[1]) > MAX_SIZE:
+        return named_scores(*sides, Names(None, candidates.contiguous()), *how)
+    return scores(*sides, candidates, *how)
 
 
 def _check(queries: Tensor, gallery: Tensor, candidates: Tensor) -> None:
-    if reason := supports(queries, gallery, mixed=True):
+    if reason := supports(queries, gallery, mixed=True, longest=LONGEST):
         raise ValueError(reason)
     if candidates.dtype != torch.int64:
         raise TypeError(f"candidates must be int64, got {candidates.dtype}")

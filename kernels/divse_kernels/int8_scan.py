@@ -12,13 +12,13 @@ import triton.language as tl
 from torch import Tensor
 
 from divse_kernels import candidates, int8_tile, rescoring
-from divse_kernels.best import Best, append
+from divse_kernels.best import Best, append, wanted_sets
 from divse_kernels.int8_codes import CodedQueries
 from divse_kernels.int8_tile import tile_bounds
 from divse_kernels.launch import Side, launches, on_device, problem
 from divse_kernels.problem import SMOOTH_CHAMFER, Problem
 from divse_kernels.search import STREAMED_SETS
-from divse_kernels.search_scan import VARYING, wanted_sets
+from divse_kernels.search_scan import VARYING
 from divse_kernels.smooth_chamfer_forward import tile_of_program
 from divse_kernels.tuning import ROW_GROUP, Tile, codes_tile
 

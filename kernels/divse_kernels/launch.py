@@ -32,6 +32,10 @@ class Side:
             values = values.clone(memory_format=torch.contiguous_format)
         return cls(values, None if lengths is None else lengths.to(torch.int64).contiguous())
 
+    def __getitem__(self, sets: slice) -> "Side":
+        """Some of the sets."""
+        return Side(self.values[sets], None if self.lengths is None else self.lengths[sets])
+
     @property
     def count(self) -> int:
         """Number of sets."""

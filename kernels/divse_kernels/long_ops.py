@@ -1,6 +1,8 @@
 """Registration with torch of the scores of long sets, and of sets that are packed.
 
-divse::long_scores    scores (B, N) by any similarity, of up to LONGEST elements; no gradient
+divse::long_scores    scores (B, N) by any similarity, of up to LONGEST elements
+
+Their gradient is that of `divse::scores_backward`; packed sets have none.
 """
 
 from typing import Any
@@ -9,8 +11,14 @@ import torch
 from torch import Tensor
 
 from divse_kernels import long_sets
+from divse_kernels.backward_ops import alpha_gradient, scores_backward
 from divse_kernels.launch import Side
-from divse_kernels.long_sets import LONGEST, PackedSide
+from divse_kernels.long_tile import LONGEST, PackedSide
+
+NO_PACKED_GRADIENT = (
+    "packed sets (gallery_offsets) have no gradient: give padded sets with gallery_lengths, or "
+    "detach the tensors or use no_grad"
+)
 
 
 @torch.library.custom_op("divse::long_scores", mutates_args=())
@@ -45,6 +53,31 @@ def _(queries: Tensor, gallery: Tensor, *options: Any) -> Tensor:
     offsets = options[-2]
     count = gallery.shape[0] if offsets is None else offsets.shape[0] - 1
     return queries.new_empty(queries.shape[0], count, dtype=torch.float32)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    queries, gallery, ctx.similarity, ctx.alpha, alpha_tensor, _, *lengths, offsets, _ = inputs
+    ctx.packed = offsets is not None
+    scores = output if ctx.needs_input_grad[4] else None
+    ctx.save_for_backward(queries, gallery, alpha_tensor, *lengths, scores)
+
+
+def _backward(ctx: Any, grad_scores: Tensor) -> tuple[Tensor | None, ...]:
+    """Gradients for queries, gallery and alpha, each only where it is asked for."""
+    if ctx.packed:
+        raise ValueError(NO_PACKED_GRADIENT)
+    queries, gallery, alpha_tensor, *lengths, scores = ctx.saved_tensors
+    wanted = (*ctx.needs_input_grad[:2], ctx.needs_input_grad[4])
+    how = ctx.similarity, ctx.alpha, alpha_tensor, *lengths
+    *found, moment = scores_backward(grad_scores, queries, gallery, *how, *wanted)
+    grads: list[Tensor | None] = [None] * 10
+    grads[:2] = (g if w else None for g, w in zip(found, wanted, strict=False))
+    if wanted[2]:
+        grads[4] = alpha_gradient(grad_scores, scores, moment, alpha_tensor)
+    return tuple(grads)
+
+
+long_scores.register_autograd(_backward, setup_context=_setup_context)
 
 
 def longest_packed(gallery: Tensor, offsets: Tensor) -> int:

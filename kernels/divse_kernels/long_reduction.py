@@ -58,6 +58,23 @@ def sum_columns(
 
 
 @triton.jit
+def over_sets(
+    x,  # [BLOCK_M]
+    MAXIMUM: tl.constexpr,
+    OUTER: tl.constexpr,
+    PAIR: tl.constexpr,
+    LANE: tl.constexpr,
+):
+    """Sum or maximum of the rows of each row set: [M_SETS]."""
+    if x.shape[0] == 16 * OUTER and PAIR * LANE == 16:  # one set: Triton has no views to lay out
+        return (tl.max(x, axis=0) if MAXIMUM else tl.sum(x, axis=0)) + tl.zeros((1,), tl.float32)
+    else:
+        by_row = by_row_set(x[:, None], OUTER, PAIR, LANE)
+        each = pairs_of_sets(max_row_sets(by_row) if MAXIMUM else sum_row_sets(by_row))
+        return tl.reshape(each, (each.shape[0],))
+
+
+@triton.jit
 def finish_rows(
     top,  # [BLOCK_M]
     total,  # [BLOCK_M]
@@ -71,17 +88,14 @@ def finish_rows(
 ):
     """Sum (of `mil`: maximum) over the elements of row sets: [M_SETS]."""
     if SIMILARITY == "mil":
-        each = tl.where(row_inside, top, MASKED)
-        each = pairs_of_sets(max_row_sets(by_row_set(each[:, None], OUTER, PAIR, LANE)))
+        return over_sets(tl.where(row_inside, top, MASKED), True, OUTER, PAIR, LANE)
     else:
         each = top
         if SIMILARITY == "smooth_chamfer":
             each = log2(tl.where(row_inside, total, 1.0)) - shift
             if SHIFT:
                 each += top
-        each = tl.where(row_inside, each, 0.0)
-        each = pairs_of_sets(sum_row_sets(by_row_set(each[:, None], OUTER, PAIR, LANE)))
-    return tl.reshape(each, (each.shape[0],))
+        return over_sets(tl.where(row_inside, each, 0.0), False, OUTER, PAIR, LANE)
 
 
 @triton.jit

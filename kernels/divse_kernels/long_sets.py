@@ -2,15 +2,15 @@
 
 Row sets lie in a tile as in tiles.py, several short ones side by side, so that they share every
 element that is read of a column set. A set of more than BLOCK_M elements takes several tiles, its
-parts: what its rows sum up to is added (or compared) afterwards. Columns need their whole row set
-in one tile. So the launcher does one of three things:
+parts: what its rows sum up to is added (or compared) afterwards. Which side lies along the rows,
+and in how many passes, says long_tile.py.
 
-    one direction                   MaxSim: rows are the queries, whatever their size
-    both, in one pass               a side of at most BLOCK_M elements lies along the rows
-    both, in two passes             the second with the sides exchanged
+Each row set meets all column sets, or those that it names: the candidates of a query, or the other
+set of a pair. Then a tile holds one row set.
 """
 
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Callable
 
 import torch
 import triton
@@ -19,60 +19,20 @@ from torch import Tensor
 
 from divse_kernels.launch import Side, launches, on_device, problem
 from divse_kernels.long_reduction import extend_rows, finish_rows, sum_columns, weigh
-from divse_kernels.problem import ONE_SIDED, SHIFTED, SMOOTH_CHAMFER, Problem, padded
-from divse_kernels.tiles import LOG2_E, MASKED, bound, cosine_tile, dot, row_order
-from divse_kernels.tuning import PROCESSORS, Tile, long_tile
+from divse_kernels.long_tile import (
+    PackedSide,
+    Pass,
+    block_cosines,
+    column_sets_a_program,
+    extent,
+    passes,
+    resident_rows,
+)
+from divse_kernels.problem import SHIFTED, SMOOTH_CHAMFER, Problem, padded
+from divse_kernels.tiles import LOG2_E, MASKED, bound, row_order
+from divse_kernels.tuning import Tile, long_tile, named_tile
 
-LONGEST = 1024
-WHOLE = 128  # elements that fit in the rows of every tile of tuning.long_tile
-SHORT = 32
-WALKED = 4096  # elements that a program walks over, if sets are short and many
-
-
-@dataclass(frozen=True)
-class PackedSide(Side):
-    """Sets one after the other without padding: values (1, total, D), set n from starts[n]."""
-
-    starts: Tensor  # (count + 1,) int64
-    longest: int
-
-    @property
-    def count(self) -> int:
-        """Number of sets."""
-        return len(self.starts) - 1
-
-    @property
-    def size(self) -> int:
-        """Number of elements of the largest set."""
-        return self.longest
-
-    @property
-    def ragged(self) -> bool:
-        """Whether some sets may be smaller."""
-        return True
-
-
-@triton.jit
-def extent(starts_ptr, lengths_ptr, sets, stride_set, stride_element, SIZE, RAGGED: tl.constexpr):
-    """Where sets begin, in units of 8 values, and how many elements they have."""
-    if starts_ptr is not None:
-        start = tl.load(starts_ptr + sets)
-        return start * stride_element, (tl.load(starts_ptr + sets + 1) - start).to(tl.int32)
-    elif RAGGED:
-        return sets.to(tl.int64) * stride_set, tl.load(lengths_ptr + sets).to(tl.int32)
-    else:
-        return sets.to(tl.int64) * stride_set, sets * 0 + SIZE
-
-
-@triton.jit
-def load_elements(ptr, offsets, D, BLOCK_D: tl.constexpr, EVEN_D: tl.constexpr):
-    """Whole elements at the given offsets, `[len(offsets), BLOCK_D]`."""
-    dims = tl.arange(0, BLOCK_D)
-    ptrs = ptr + offsets[:, None] + dims[None, :]
-    if EVEN_D:
-        return tl.load(ptrs)
-    else:
-        return tl.load(ptrs, mask=dims[None, :] < D, other=0.0)
+Launch = Callable[[Pass, Tensor], None]
 
 
 @triton.jit
@@ -80,9 +40,11 @@ def long_sets(
     row_ptr,  # [ROW_SETS, K, D], or [total, D]
     row_starts_ptr,  # [ROW_SETS + 1] int64 where the sets are packed, or None
     row_lengths_ptr,  # [ROW_SETS] int64, or None
+    row_ids_ptr,  # [ROW_SLOTS / PARTS] int64: which set is in each slot; or None: they lie in order
     column_ptr,  # the same for the columns
     column_starts_ptr,
     column_lengths_ptr,
+    column_ids_ptr,  # [ROW_SLOTS / PARTS, COLUMN_SETS] int64, -1: none; or None: all of them
     score_ptr,  # [ROW_SLOTS, COLUMN_SETS] float32
     alpha,  # float, or a pointer to one
     D,
@@ -130,46 +92,50 @@ def long_sets(
     slot, row_element = row_order(BLOCK_M, OUTER, PAIR, LANE)
     slot = tl.minimum(first_slot + slot, ROW_SLOTS - 1)
     row_element += slot % PARTS * BLOCK_M
+    m = first_slot + tl.arange(0, M_SETS)
+    row_set, m_set = slot // PARTS, tl.minimum(m, ROW_SLOTS - 1) // PARTS
+    if row_ids_ptr is not None:
+        row_set, m_set = tl.load(row_ids_ptr + row_set), tl.load(row_ids_ptr + m_set)
     row_first, row_length = extent(
-        row_starts_ptr, row_lengths_ptr, slot // PARTS, stride_row_set, stride_row_element, K,
-        ROW_RAGGED,
-    )  # fmt: skip
+        row_starts_ptr, row_lengths_ptr, row_set, stride_row_set, stride_row_element, K, ROW_RAGGED
+    )
     row_inside = row_element < row_length
     row_element = tl.minimum(row_element, row_length - 1)
     row_offsets = (row_first + row_element.to(tl.int64) * stride_row_element) * 8
-    m = first_slot + tl.arange(0, M_SETS)
     _, row_sizes = extent(
-        row_starts_ptr, row_lengths_ptr, tl.minimum(m, ROW_SLOTS - 1) // PARTS, stride_row_set,
-        stride_row_element, K, ROW_RAGGED,
-    )  # fmt: skip
+        row_starts_ptr, row_lengths_ptr, m_set, stride_row_set, stride_row_element, K, ROW_RAGGED
+    )
     row_sizes = row_sizes.to(tl.float32)
 
     n = tl.arange(0, BLOCK_N)
-    if RESIDENT:
-        rows = load_elements(row_ptr, row_offsets, D, BLOCK_D, EVEN_D)
+    rows = resident_rows(row_ptr, row_offsets, D, BLOCK_D, EVEN_D, RESIDENT)
     # A part that lies past the end of a short set has nothing to walk for.
     anything = tl.max(row_inside.to(tl.int32), axis=0)
 
     for step in range(0, bound(tl.minimum(WALK, COLUMN_SETS - first_set))):
-        column_set = first_set + step
+        place = (first_set + step).to(tl.int64)
+        column_set = place
+        if column_ids_ptr is not None:
+            own = (first_slot // PARTS).to(tl.int64) * COLUMN_SETS
+            named = tl.load(column_ids_ptr + own + place)
+            column_set = tl.maximum(named, 0)
         column_first, length = extent(
             column_starts_ptr, column_lengths_ptr, column_set, stride_column_set,
             stride_column_element, L, COLUMN_RAGGED,
         )  # fmt: skip
+        walked, counted = length * anything, row_inside
+        if column_ids_ptr is not None:
+            walked, counted = tl.where(named < 0, 0, walked), row_inside & (named >= 0)
         top = tl.full((BLOCK_M,), MASKED, tl.float32)
         total = tl.zeros((BLOCK_M,), tl.float32)
         columns_sum = tl.zeros((M_SETS,), tl.float32)
-        for begin in range(0, bound(length * anything), BLOCK_N):
+        for begin in range(0, bound(walked), BLOCK_N):
             column_inside = begin + n < length
-            element = tl.minimum(begin + n, length - 1).to(tl.int64)
-            offsets = (column_first + element * stride_column_element) * 8
-            if RESIDENT:
-                columns = load_elements(column_ptr, offsets, D, BLOCK_D, EVEN_D)
-                x = dot(rows, columns.T, tl.zeros((BLOCK_M, BLOCK_N), tl.float32))
-            else:
-                x = cosine_tile(
-                    row_ptr, row_offsets, column_ptr, offsets, D, BLOCK_M, BLOCK_N, BLOCK_D, EVEN_D
-                )
+            x = block_cosines(
+                row_ptr, row_offsets, rows, column_ptr, column_first,
+                tl.minimum(begin + n, length - 1), stride_column_element, D,
+                BLOCK_M, BLOCK_N, BLOCK_D, EVEN_D, RESIDENT,
+            )  # fmt: skip
             if SMOOTH:
                 x = x * (alpha * LOG2_E)
                 if ROW_PADDING and COLUMNS:
@@ -186,23 +152,23 @@ def long_sets(
         scores = tl.zeros((M_SETS,), tl.float32)
         if ROWS:
             row_shift = tl.log2(column_size) if LOG_MEAN else 0.0
-            sums = finish_rows(
-                top, total, row_inside, row_shift, SIMILARITY, SHIFT, OUTER, PAIR, LANE
-            )
+            sums = finish_rows(top, total, counted, row_shift, SIMILARITY, SHIFT, OUTER, PAIR, LANE)
             scores += weigh(sums, row_sizes, alpha, SIMILARITY)
         if COLUMNS:
             if LOG_MEAN:
                 columns_sum -= column_size * tl.log2(row_sizes)
             scores += weigh(columns_sum, column_size, alpha, SIMILARITY)
-        offset = column_set.to(tl.int64) * stride_score_column
+        if column_ids_ptr is not None:
+            scores = tl.where(named < 0, float("-inf"), scores)
+        offset = place * stride_score_column
         tl.store(score_ptr + m.to(tl.int64) * stride_score_row + offset, scores, mask=m < ROW_SLOTS)
 
 
 def constants(
-    task: Problem, tile: Tile, log_mean: bool, rows: bool, columns: bool
+    task: Problem, tile: Tile, log_mean: bool, rows: bool, columns: bool, named: bool = False
 ) -> dict[str, int | bool | str]:
     """Compile-time arguments of the kernel; `rows`, `columns`: the directions that are needed."""
-    k2 = min(padded(task.row_size), tile.block_m)
+    k2 = tile.block_m if named else min(padded(task.row_size), tile.block_m)
     return {
         **tile.constants,
         **tile.row_order(k2),
@@ -222,39 +188,72 @@ def constants(
     }
 
 
-def column_sets_a_program(task: Problem, m_tiles: int) -> int:
-    """So many that rows are seldom read for a short set, and that programs fill the device."""
-    walk = min(32, WALKED // task.column_size)
-    return max(1, min(walk, task.column_sets * m_tiles // (8 * PROCESSORS[task.arch])))
+@dataclasses.dataclass(frozen=True)
+class Names:
+    """Row sets by their ids (R,), and for each its own column sets (R, M), -1 = none."""
+
+    rows: Tensor | None
+    columns: Tensor
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of row sets, and of the column sets of each."""
+        return self.columns.shape[0], self.columns.shape[1]
+
+    @property
+    def turned(self) -> "Names":
+        """Each pair of sets for itself, the column set along the rows."""
+        count, own = self.shape
+        rows = self.rows
+        if rows is None:
+            rows = torch.arange(count, device=self.columns.device)
+        return Names(self.columns.flatten(), rows.repeat_interleave(own)[:, None])
+
+
+def starts_of(side: Side) -> Tensor | None:
+    """Where sets begin, if they are packed."""
+    return side.starts if isinstance(side, PackedSide) else None
 
 
 def one_pass(
     rows: Side,
     columns: Side,
-    out: Tensor,  # (row sets, column sets) float32, of any strides
+    out: Tensor,  # (row sets, column sets of each) float32, of any strides
     alpha: float | Tensor,
     log_mean: bool,
     similarity: str,
     directions: tuple[bool, bool],  # best (or sum) for each row, for each column
+    names: Names | None = None,
+    tile_sets: int | None = None,  # choose the tile for so many row sets, whatever they are
 ) -> None:
     """Launch the kernel and write its scores to `out`."""
     task = problem(rows, columns, alpha, similarity)
-    tile = long_tile(task)
-    k2 = min(padded(task.row_size), tile.block_m)
+    dtypes = rows.values.dtype, columns.values.dtype
+    narrow = min(dtypes, key=lambda x: x.itemsize)
+    task = dataclasses.replace(task, dtype=narrow, mixed=dtypes[0] != dtypes[1])
+    row_sets, column_sets = out.shape
+    if names is None:
+        tile = long_tile(dataclasses.replace(task, row_sets=tile_sets or task.row_sets))
+        k2 = min(padded(task.row_size), tile.block_m)
+    else:
+        tile = named_tile(task)
+        k2 = tile.block_m
     parts = triton.cdiv(task.row_size, k2)
-    slots = rows.count * parts
-    shares = out if parts == 1 else out.new_empty(slots, columns.count)
+    slots = row_sets * parts
+    shares = out if parts == 1 else out.new_empty(slots, column_sets)
     m_tiles = triton.cdiv(slots, tile.block_m // k2)
-    walk = column_sets_a_program(task, m_tiles)
+    walk = column_sets_a_program(dataclasses.replace(task, column_sets=column_sets), m_tiles)
     launches["long_sets"] += 1
     with on_device(out.device):
-        long_sets[(m_tiles * triton.cdiv(columns.count, walk),)](
+        long_sets[(m_tiles * triton.cdiv(column_sets, walk),)](
             rows.values,
-            rows.starts if isinstance(rows, PackedSide) else None,
+            starts_of(rows),
             rows.lengths,
+            None if names is None else names.rows,
             columns.values,
-            columns.starts if isinstance(columns, PackedSide) else None,
+            starts_of(columns),
             columns.lengths,
+            None if names is None else names.columns,
             shares,
             alpha,
             task.dims,
@@ -262,52 +261,80 @@ def one_pass(
             task.column_size,
             parts,
             slots,
-            columns.count,
+            column_sets,
             walk,
             *rows.strides,
             *columns.strides,
             *shares.stride(),
-            **constants(task, tile, log_mean, *directions),
+            **constants(task, tile, log_mean, *directions, named=names is not None),
             **tile.options,
         )
     if parts > 1:
-        shares = shares.view(rows.count, parts, columns.count)
+        shares = shares.view(row_sets, parts, column_sets)
         out.copy_(shares.amax(1) if similarity == "mil" else shares.sum(1))
 
 
-def _whole(queries: Side, gallery: Side) -> int:
-    """Elements of a side that lies along the rows for both directions in one pass.
-
-    On Blackwell a thread holds one row, and a second product costs less than all the shuffles of
-    sums over rows; only blocks of few elements would cost more.
-    """
-    return SHORT if problem(queries, gallery, 1.0).arch == "blackwell" else WHOLE
-
-
 def scores(
-    queries: Side, gallery: Side, alpha: float | Tensor, log_mean: bool, similarity: str
+    queries: Side,
+    gallery: Side,
+    alpha: float | Tensor,
+    log_mean: bool,
+    similarity: str,
+    tile_sets: int | None = None,
 ) -> Tensor:
-    """Scores (B, N) float32 of B query sets and N gallery sets of up to LONGEST elements."""
+    """Scores (B, N) float32 of B query sets and N gallery sets of up to LONGEST elements.
+
+    `tile_sets`: tiles are chosen for a gallery of so many sets, so that one score has the same bits
+    in all parts of it.
+    """
     device = queries.values.device
     out = torch.empty(queries.count, gallery.count, dtype=torch.float32, device=device)
     if out.numel() == 0:
         return out
-    how = alpha, log_mean, similarity
-    if similarity in ONE_SIDED:
-        # Many short sets would each leave most of a block of columns empty.
-        if gallery.size <= SHORT < queries.size:
-            one_pass(gallery, queries, out.mT, *how, (False, True))
+
+    def launch(one: Pass, found: Tensor) -> None:
+        sides = (gallery, queries, found.mT) if one.gallery_rows else (queries, gallery, found)
+        sets = tile_sets if one.gallery_rows else None
+        one_pass(*sides, alpha, log_mean, similarity, (one.rows, one.columns), tile_sets=sets)
+
+    return _added(launch, passes(queries, gallery, similarity), out)
+
+
+def named_scores(
+    queries: Side,
+    gallery: Side,
+    names: Names,
+    alpha: float | Tensor,
+    log_mean: bool,
+    similarity: str,
+) -> Tensor:
+    """Scores (R, M) float32 of query sets with gallery sets of their own, -inf where there is none.
+
+    Ids of queries are in bounds, those of the gallery from -1 on.
+    """
+    device = queries.values.device
+    out = torch.empty(names.shape, dtype=torch.float32, device=device)
+    if out.numel() == 0 or gallery.count == 0:
+        return out.fill_(-torch.inf)
+
+    def launch(one: Pass, found: Tensor) -> None:
+        if one.gallery_rows:
+            own = names.turned
+            own = Names(own.rows.clamp_min(0), own.columns)
+            sides = gallery, queries, found.view(-1, 1)
         else:
-            one_pass(queries, gallery, out, *how, (True, False))
-    elif similarity == "mil" or min(queries.size, gallery.size) <= _whole(queries, gallery):
-        both = (True, similarity != "mil")
-        if queries.size <= gallery.size:
-            one_pass(queries, gallery, out, *how, both)
-        else:
-            one_pass(gallery, queries, out.mT, *how, both)
-    else:
-        back = torch.empty_like(out)
-        one_pass(queries, gallery, out, *how, (True, False))
-        one_pass(gallery, queries, back.mT, *how, (True, False))
-        out += back
+            own, sides = names, (queries, gallery, found)
+        one_pass(*sides, alpha, log_mean, similarity, (one.rows, one.columns), own)
+
+    _added(launch, passes(queries, gallery, similarity), out)
+    return out.masked_fill_(names.columns < 0, -torch.inf)
+
+
+def _added(launch: Launch, planned: tuple[Pass, ...], out: Tensor) -> Tensor:
+    """What the passes find, added up in `out`."""
+    launch(planned[0], out)
+    for one in planned[1:]:
+        more = torch.empty_like(out)
+        launch(one, more)
+        out += more
     return out

@@ -12,12 +12,11 @@ import torch
 from torch import Tensor
 
 from divse_kernels import smooth_chamfer_forward
-from divse_kernels.backward_ops import scores_backward
+from divse_kernels.backward_ops import alpha_gradient, scores_backward
 from divse_kernels.launch import INTERPRETED, Side
-from divse_kernels.problem import SMOOTH_CHAMFER
+from divse_kernels.problem import MAX_SIZE, SMOOTH_CHAMFER
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-MAX_SIZE = 32
 MIN_DIMS, MAX_DIMS, DIMS_STEP = 32, 2048, 8
 MAX_ALPHA = 1000.0
 
@@ -101,10 +100,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _backward(ctx: Any, grad_scores: Tensor) -> tuple[Tensor | None, ...]:
-    """Gradients for queries, gallery and alpha, each only where it is asked for.
-
-    d score / d alpha = (sum of w * c - score) / alpha, with w = d score / d c.
-    """
+    """Gradients for queries, gallery and alpha, each only where it is asked for."""
     queries, gallery, alpha_tensor, query_lengths, gallery_lengths, scores = ctx.saved_tensors
     need_queries, need_gallery, _, need_alpha = ctx.needs_input_grad[:4]
     grad_queries, grad_gallery, moment = scores_backward(
@@ -126,8 +122,7 @@ def _backward(ctx: Any, grad_scores: Tensor) -> tuple[Tensor | None, ...]:
     if need_gallery:
         grads[1] = grad_gallery
     if need_alpha:
-        level = (grad_scores * scores).sum(dtype=torch.float64)
-        grads[3] = ((moment / alpha_tensor - level) / alpha_tensor).to(alpha_tensor.dtype)
+        grads[3] = alpha_gradient(grad_scores, scores, moment, alpha_tensor)
     return tuple(grads)
 
 
@@ -148,11 +143,17 @@ def check_lengths(name: str, sets: Tensor, lengths: Tensor | None) -> None:
 
 
 def check_sides(
-    queries: Tensor, gallery: Tensor, query_lengths: Tensor | None, gallery_lengths: Tensor | None
+    queries: Tensor,
+    gallery: Tensor,
+    query_lengths: Tensor | None,
+    gallery_lengths: Tensor | None,
+    longest: int = MAX_SIZE,
 ) -> None:
     """Raise if the kernels cannot take these sets and lengths."""
-    if not torch.compiler.is_compiling() and (reason := supports(queries, gallery)):
-        raise ValueError(reason)
+    if not torch.compiler.is_compiling():
+        reason = supports(queries, gallery, longest=longest)
+        if reason:
+            raise ValueError(reason)
     check_lengths("query_lengths", queries, query_lengths)
     check_lengths("gallery_lengths", gallery, gallery_lengths)
 

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from divse_kernels import pair_gradients, pairs
 from divse_kernels.launch import Side
+from divse_kernels.long_pair_ops import long_pairs
+from divse_kernels.long_tile import LONGEST
 from divse_kernels.ops import check_sides, read_alpha
-from divse_kernels.problem import SMOOTH_CHAMFER
+from divse_kernels.problem import MAX_SIZE, SMOOTH_CHAMFER
 from divse_kernels.score_ops import kernel_name
 
 
@@ -134,7 +136,8 @@ def score_pairs(
 
         scores(queries, gallery)[query_ids, gallery_ids]
 
-    but only these pairs are computed, forward and backward. Other arguments are those of `scores`.
+    but only these pairs are computed, forward and backward. Sets hold up to 1024 elements. Other
+    arguments are those of `scores`.
 
     Arguments:
         query_ids: (P,) integers; an id that names no set, such as -1, makes the score -inf, which
@@ -144,7 +147,7 @@ def score_pairs(
     Returns:
         (P,) float32, differentiable in queries, gallery and alpha; gradients repeat bit for bit.
     """
-    check_sides(queries, gallery, query_lengths, gallery_lengths)
+    check_sides(queries, gallery, query_lengths, gallery_lengths, LONGEST)
     _check_ids("query_ids", query_ids, queries)
     _check_ids("gallery_ids", gallery_ids, gallery)
     if query_ids.shape != gallery_ids.shape:
@@ -155,17 +158,14 @@ def score_pairs(
     leaves = (queries, gallery, tensor)
     first = query_ids.to(torch.int64).clamp(0, len(queries) - 1)
     second = gallery_ids.to(torch.int64).clamp(0, len(gallery) - 1)
-    scores, _, _ = _scores(
-        queries,
-        gallery,
-        first,
-        second,
-        number,
-        tensor,
-        log_mean,
-        kernel_name(similarity, reduction),
-        query_lengths,
-        gallery_lengths,
-        torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in leaves),
-    )
+    name = kernel_name(similarity, reduction)
+    sides = queries, gallery, first, second
+    lengths = query_lengths, gallery_lengths
+    if max(queries.shape[1], gallery.shape[1]) > MAX_SIZE:
+        scores = long_pairs(*sides, name, number, tensor, log_mean, *lengths)
+    else:
+        learned = any(x is not None and x.requires_grad for x in leaves)
+        scores, _, _ = _scores(
+            *sides, number, tensor, log_mean, name, *lengths, torch.is_grad_enabled() and learned
+        )
     return scores.masked_fill((first != query_ids) | (second != gallery_ids), -torch.inf)

@@ -9,6 +9,8 @@ import torch
 FACTOR_LIMITS = ((4, 18.0), (2, 40.0), (1, 80.0))
 SHIFTED = 0
 
+#: Elements of a set that the kernels of whole sets serve; larger ones go to those of long sets.
+MAX_SIZE = 32
 SMOOTH_CHAMFER = "smooth_chamfer"
 #: Where it matters which side the queries are.
 ONE_SIDED = frozenset({"maxsim", "maxsim_mean"})
@@ -52,6 +54,7 @@ class Problem:
     column_ragged: bool = False
     similarity: str = SMOOTH_CHAMFER
     query_rows: bool = True
+    mixed: bool = False  # one side is float32, and `dtype` is the other's
 
     @property
     def rows(self) -> int:

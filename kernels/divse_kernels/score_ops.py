@@ -1,6 +1,6 @@
 """Scores by any similarity: Smooth-Chamfer's own operator, or `divse::scores` for the others.
 
-divse::scores    scores (B, N) by a similarity that is made of maxima; no gradient
+divse::scores    scores (B, N) by a similarity that is made of maxima
 """
 
 from typing import Any
@@ -11,8 +11,8 @@ from torch import Tensor
 from divse_kernels import smooth_chamfer_forward
 from divse_kernels.backward_ops import scores_backward
 from divse_kernels.launch import Side
-from divse_kernels.long_ops import long_scores, longest_packed
-from divse_kernels.long_sets import LONGEST
+from divse_kernels.long_ops import NO_PACKED_GRADIENT, long_scores, longest_packed
+from divse_kernels.long_tile import LONGEST
 from divse_kernels.ops import MAX_SIZE, check_lengths, read_alpha, smooth_chamfer, supports
 from divse_kernels.problem import SMOOTH_CHAMFER
 
@@ -88,8 +88,8 @@ def scores(
 
     Sets hold up to 1024 elements. A gallery of sets one after the other, without padding, is
     (total, D) with `gallery_offsets` (N + 1,): set n from offsets[n] to offsets[n + 1]. Other
-    arguments are those of `smooth_chamfer`. Returns (B, N) float32, differentiable for sets of up
-    to 32 elements (equal maxima share it); longer ones refuse tensors that need a gradient.
+    arguments are those of `smooth_chamfer`. Returns (B, N) float32, differentiable (equal maxima
+    share it) unless sets are packed: these refuse tensors that need a gradient.
     """
     name = kernel_name(similarity, reduction)
     sizes = (*queries.shape[1:2], *gallery.shape[1:2])
@@ -105,9 +105,9 @@ def scores(
     return _scores(queries, gallery, name, query_lengths, gallery_lengths)
 
 
-def _refuse_gradient(what: str, *inputs: Any) -> None:
+def _refuse_gradient(*inputs: Any) -> None:
     if torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in inputs):
-        raise ValueError(f"{what} has no gradient here: detach the tensors or use no_grad")
+        raise ValueError(NO_PACKED_GRADIENT)
 
 
 def _of_long_sets(
@@ -126,9 +126,9 @@ def _of_long_sets(
             raise ValueError("gallery_lengths and gallery_offsets exclude each other: pass one")
         longest = longest_packed(gallery, gallery_offsets)
         sets = gallery.new_empty(0, longest, gallery.shape[1])
+        _refuse_gradient(queries, gallery, alpha)
     if not torch.compiler.is_compiling() and (reason := supports(queries, sets, longest=LONGEST)):
         raise ValueError(reason)
-    _refuse_gradient(f"{similarity} of long or packed sets", queries, gallery, alpha)
     check_lengths("query_lengths", queries, query_lengths)
     check_lengths("gallery_lengths", gallery, gallery_lengths)
     level = read_alpha(alpha, queries.device)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from divse_kernels.best import MAX_POSITION, MAX_TOPK, ROWS_BYTES, Best, row_width
 from divse_kernels.launch import Side
+from divse_kernels.long_tile import LONGEST
 from divse_kernels.ops import check_lengths, read_alpha, supports
 from divse_kernels.problem import SMOOTH_CHAMFER
 from divse_kernels.score_ops import kernel_name
@@ -44,7 +45,8 @@ def search(
         scores(queries, gallery, ...).sort(1, descending=True), the first topk columns
 
     Arguments:
-        queries, gallery, similarity and its parameters, lengths: as in `scores`.
+        queries, gallery, similarity and its parameters, lengths: as in `scores`; sets of more than
+            32 elements are scored block by block, at most 16 MiB of scores at a time.
         topk: from 1 to 1000.
         excluded: (ceil(N / 8),) uint8, a bitmap: bit n & 7 of byte n >> 3 excludes set n.
 
@@ -53,7 +55,7 @@ def search(
         scores first. Not a number counts as minus infinity. Where fewer than `topk` sets are left,
         the last scores are minus infinity and their positions -1.
     """
-    if reason := supports(queries, gallery, mixed=True):
+    if reason := supports(queries, gallery, mixed=True, longest=LONGEST):
         raise ValueError(reason)
     check_lengths("query_lengths", queries, query_lengths)
     check_lengths("gallery_lengths", gallery, gallery_lengths)
@@ -146,7 +148,7 @@ def checked(blocks: Blocks, queries: Tensor, excluded: Tensor | None) -> Iterato
         end = first + len(values)
         check_positions(end, excluded)
         there = values.new_empty((0, *values.shape[1:]), device=queries.device)
-        if reason := supports(queries, there, mixed=True):
+        if reason := supports(queries, there, mixed=True, longest=LONGEST):
             raise ValueError(f"the block at position {first}: {reason}")
         check_lengths("lengths of a block", values, lengths)
         yield first, (values, lengths)

@@ -12,25 +12,16 @@ import triton.language as tl
 from torch import Tensor
 
 from divse_kernels import score_tile
-from divse_kernels.best import Best, append
+from divse_kernels.best import Best, append, wanted_sets
 from divse_kernels.launch import Side, launches, on_device, problem
-from divse_kernels.problem import SMOOTH_CHAMFER, Problem
+from divse_kernels.long_scan import scan_long_sets
+from divse_kernels.problem import MAX_SIZE, SMOOTH_CHAMFER, Problem
 from divse_kernels.score_tile import tile_scores
 from divse_kernels.smooth_chamfer_forward import tile_of_program
 from divse_kernels.tuning import ROW_GROUP, Tile, forward_tile
 
 #: Numbers that change from part to part and from search to search: one compilation serves all.
 VARYING = ["GALLERY_SETS", "QUERY_SETS", "first_position"]
-
-
-@triton.jit
-def wanted_sets(excluded_ptr, positions, inside):
-    """Which sets are to be found: bit n & 7 of byte n >> 3 excludes the set at position n."""
-    if excluded_ptr is None:
-        return inside
-    else:
-        bytes_ = tl.load(excluded_ptr + (positions >> 3), mask=inside, other=255).to(tl.int32)
-        return inside & (((bytes_ >> (positions & 7).to(tl.int32)) & 1) == 0)
 
 
 @triton.jit(do_not_specialize=VARYING)
@@ -164,6 +155,12 @@ class ExactScan:
         values, lengths = part
         assert values is not None
         gallery = Side.of(values, lengths)
+        if max(gallery.size, self.queries.size) > MAX_SIZE:
+            how = self.alpha, self.log_mean, self.similarity
+            scan_long_sets(
+                self.queries, gallery, how, self.excluded, first, best, self.gallery_sets
+            )
+            return
         task = problem(gallery, self.queries, self.alpha, self.similarity, query_rows=False)
         tile = forward_tile(dataclasses.replace(task, row_sets=self.gallery_sets))
         programs = triton.cdiv(task.rows, tile.block_m) * triton.cdiv(task.columns, tile.block_n)

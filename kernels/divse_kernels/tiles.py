@@ -126,6 +126,23 @@ def dot_in_parts(a, b, acc):
 
 
 @triton.jit
+def dot_of_elements(rows, columns, acc):
+    """acc + rows @ columns.T; times MIXED_SCALE where one is float32 and the other of 16 bits."""
+    if rows.dtype == columns.dtype:
+        return dot(rows, columns.T, acc)
+    elif columns.dtype == tl.float32:
+        return dot_in_parts(rows, columns.T * MIXED_SCALE, acc)
+    else:
+        PARTS: tl.constexpr = 2 if columns.dtype == tl.float16 else 3
+        left = rows * MIXED_SCALE
+        for _ in tl.static_range(PARTS):
+            part = left.to(columns.dtype)
+            acc = dot(part, columns.T, acc)
+            left -= part.to(tl.float32)
+        return acc
+
+
+@triton.jit
 def row_order(BLOCK_M: tl.constexpr, OUTER: tl.constexpr, PAIR: tl.constexpr, LANE: tl.constexpr):
     """Set and element of every row of a tile: two `[BLOCK_M]`."""
     INNER_SETS: tl.constexpr = 16 // (PAIR * LANE)
@@ -171,7 +188,7 @@ def cosine_tile(
 ):
     """Dot products of rows and columns, `[BLOCK_M, BLOCK_N]` in float32.
 
-    Columns may be float32 where rows are of 16 bits: the products are as exact as in float32.
+    One side may be float32 where the other is of 16 bits: the products are as exact as in float32.
     """
     MIXED: tl.constexpr = row_ptr.dtype.element_ty != column_ptr.dtype.element_ty
     dims = tl.arange(0, BLOCK_D)
@@ -185,10 +202,7 @@ def cosine_tile(
         else:
             rows = tl.load(row_ptrs, mask=dims[None, :] < D - start, other=0.0)
             columns = tl.load(column_ptrs, mask=dims[None, :] < D - start, other=0.0)
-        if MIXED:
-            cosines = dot_in_parts(rows, columns.T * MIXED_SCALE, cosines)
-        else:
-            cosines = dot(rows, columns.T, cosines)
+        cosines = dot_of_elements(rows, columns, cosines)
         row_ptrs += BLOCK_D
         column_ptrs += BLOCK_D
     return cosines * (1.0 / MIXED_SCALE) if MIXED else cosines

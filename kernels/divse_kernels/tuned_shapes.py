@@ -38,6 +38,19 @@ def gradient(batch: int, k: int, dims: int) -> Call:
     return lambda: torch.autograd.grad(loss(), (q, g))
 
 
+def maxsim_gradient(batch: int, k: int, size: int, dims: int) -> Call:
+    """Gradient of MaxSim of long sets, all pairs."""
+    q, g = unit(batch, k, dims).requires_grad_(), unit(batch, size, dims).requires_grad_()
+    return lambda: torch.autograd.grad(divse_kernels.scores(q, g, "maxsim").sum(), (q, g))
+
+
+def reranked(queries: int, gallery: int, k: int, size: int, dims: int) -> Call:
+    """A hundred long sets for each query."""
+    chosen = torch.randint(gallery, (queries, 100), device="cuda")
+    sides = unit(queries, k, dims), unit(gallery, size, dims)
+    return partial(divse_kernels.score_candidates, *sides, chosen, "maxsim")
+
+
 def negatives(batch: int, k: int, dims: int) -> Call:
     """Hardest negatives of both sides."""
     groups = torch.arange(batch, device="cuda")
@@ -100,6 +113,8 @@ SHAPES: dict[str, Callable[[], Call]] = {
     "scores 128 x 32768 K=32 D=128": partial(scores, 128, 32_768, 32, 128),
     "maxsim 16 x 32768 K=32 L=128 D=128": partial(maxsim, 16, 32_768, 32, 128, 128),
     "maxsim 4 x 1024 K=1024 L=1024 D=128": partial(maxsim, 4, 1024, 1024, 1024, 128),
+    "maxsim gradient 64 K=32 L=300 D=128": partial(maxsim_gradient, 64, 32, 300, 128),
+    "maxsim candidates 64 x 16384 K=32 L=300": partial(reranked, 64, 16_384, 32, 300, 128),
     "scores 512 x 32768 K=8 D=512": partial(scores, 512, 32_768, 8, 512),
     "scores 256 x 32768 K=16 D=256": partial(scores, 256, 32_768, 16, 256),
 }

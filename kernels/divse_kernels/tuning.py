@@ -172,6 +172,34 @@ _LONG_WIDE = {
     "hopper": (Tile(128, 128, 64, 8, 3), Tile(64, 128, 64, 4, 4)),
     "blackwell": (Tile(128, 128, 64, 4, 3), Tile(64, 64, 64, 4, 4)),
 }
+# Queries in float32 lie in two or three parts: fewer rows.
+_LONG_MIXED = {
+    "interpreter": (_interpreted(128, 128),),
+    "ampere": (Tile(128, 64, 64, 8, 2),),
+    "ada": (Tile(128, 64, 32, 8, 2),),
+    "hopper": (Tile(128, 64, 128, 8, 3),),
+    "blackwell": (Tile(128, 64, 128, 8, 3),),
+}
+_LONG_WIDE_MIXED = {
+    **_LONG_MIXED,
+    "hopper": (Tile(128, 64, 64, 8, 3),),
+    "blackwell": (Tile(128, 64, 64, 8, 3),),
+}
+# Their weights: a thread also holds what it makes of its cosines.
+_LONG_WEIGHTS = {
+    "interpreter": (_interpreted(128, 128),),
+    "ampere": (Tile(128, 64, 128, 8, 3), Tile(64, 64, 128, 4, 3)),
+    "ada": (Tile(128, 64, 128, 8, 2), Tile(64, 64, 128, 4, 2)),
+    "hopper": (Tile(128, 64, 128, 8, 3), Tile(64, 64, 128, 4, 3)),
+    "blackwell": (Tile(128, 64, 128, 8, 3), Tile(64, 64, 128, 4, 3)),
+}
+_LONG_WIDE_WEIGHTS = {
+    "interpreter": (_interpreted(128, 128),),
+    "ampere": (Tile(128, 64, 64, 8, 3), Tile(64, 64, 64, 4, 3)),
+    "ada": (Tile(128, 64, 64, 8, 2), Tile(64, 64, 64, 4, 2)),
+    "hopper": (Tile(128, 64, 64, 8, 3), Tile(64, 64, 64, 4, 3)),
+    "blackwell": (Tile(128, 64, 64, 8, 3), Tile(64, 64, 64, 4, 3)),
+}
 _FLOAT_LONG = (Tile(128, 32, 16, 8, 3), Tile(64, 64, 16, 8, 3))
 
 # The scan of int8 codes: two sums for each cosine, lines of 128 codes. The narrow tiles are bound
@@ -340,9 +368,47 @@ def long_tile(problem: Problem) -> Tile:
     """Tile of the kernel of long sets; a program walks over columns."""
     if problem.dtype == torch.float32 and problem.arch != "interpreter":
         tiles = _FLOAT_LONG
+    elif problem.mixed:
+        tiles = (_LONG_MIXED if problem.dims <= 128 else _LONG_WIDE_MIXED)[problem.arch]
     else:
         tiles = (_LONG if problem.dims <= 128 else _LONG_WIDE)[problem.arch]
     return next((t for t in tiles if t.block_m <= problem.rows), tiles[-1])
+
+
+@tuned
+def long_weights_tile(problem: Problem) -> Tile:
+    """Tile of the weights of long sets: as the scores', a thread with half of the cosines."""
+    if problem.dtype == torch.float32 and problem.arch != "interpreter":
+        tiles = _FLOAT_LONG
+    else:
+        tiles = (_LONG_WEIGHTS if problem.dims <= 128 else _LONG_WIDE_WEIGHTS)[problem.arch]
+    return next((t for t in tiles if t.block_m <= problem.rows), tiles[-1])
+
+
+@tuned
+def named_weights_tile(problem: Problem) -> Tile:
+    """The same for pairs."""
+    return _named(problem)
+
+
+@tuned
+def named_tile(problem: Problem) -> Tile:
+    """Tile of scores where every row set names its column sets."""
+    return _named(problem)
+
+
+def _named(problem: Problem) -> Tile:
+    """One row set, or a part of it."""
+    block_m = max(16, min(padded(problem.row_size), 128))
+    block_n = max(16, min(padded(problem.column_size), 64))
+    if problem.arch == "interpreter":
+        return replace(_interpreted(block_m, 128), repeats=1)
+    if problem.dtype == torch.float32:
+        return Tile(block_m, block_n, 32, 4, 3)
+    block_d = 128 if problem.dims <= 128 else 64
+    if problem.arch == "ada" and problem.mixed:
+        block_d = 32  # of the little shared memory, the parts of the queries take most
+    return Tile(block_m, block_n, block_d, 8 if block_m * block_n > 4096 else 4, 3)
 
 
 @tuned
