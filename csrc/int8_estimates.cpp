@@ -65,7 +65,7 @@ private:
 
 void int8_search(const Sets& queries, const LaneCodes& codes, Similarity similarity,
                  const Int8Kernel& kernel, int threads, Index topk, const std::uint8_t* excluded,
-                 float* scores, Index* ids) {
+                 bool ordered, float* scores, Index* ids) {
     constexpr double codes_a_float = 4;
     const Terms terms = terms_of(similarity, std::max(queries.elements, codes.elements));
     const Index most = std::max<Index>(1, tile_vectors / queries.elements);
@@ -88,7 +88,7 @@ void int8_search(const Sets& queries, const LaneCodes& codes, Similarity similar
         });
         for (Index q = 0; q < count; ++q) {
             const Index row = (first + q) * topk;
-            best.tops[static_cast<std::size_t>(q)].write(scores + row, ids + row);
+            best.tops[static_cast<std::size_t>(q)].write(scores + row, ids + row, ordered);
         }
     }
 }

@@ -1,10 +1,13 @@
 """Sketches: the sets in few dimensions and int8, scored as wholes, to propose candidates.
 
-Elements x (D,) become A x (d,), A (d, D) being the d leading axes of their second moment, in int8
-codes with a scale (`divse.similarity.quantise`). A scan scores every sketched set against the
+Elements x (D,) become A x / |A x| (d,), A (d, D) being the d leading axes of their second moment,
+in int8 codes with a scale (`divse.similarity.quantise`). A scan scores every sketched set against the
 sketched query by the similarity that was asked for, so that what counts is how the whole set
 matches; the nearest elements, which `ElementIndex` goes by, may belong to thousands of sets
 that share one topic. A scan reads d + 4 bytes an element.
+
+Sketches have length 1 because near elements are near along the other axes, too: <A x, A y> leaves
+out all of that, and more of it the more of x and y lies there.
 """
 
 from __future__ import annotations
@@ -63,6 +66,13 @@ def _enough(values: np.ndarray) -> int:
     kept = np.cumsum(np.maximum(values, 0))
     dims = 1 + int(np.searchsorted(kept, ENERGY * kept[-1]))
     return min(len(values), -(-dims // AXES_STEP) * AXES_STEP)
+
+
+def along(axes: np.ndarray, elements: np.ndarray) -> np.ndarray:
+    """Return elements (..., D) along the axes (d, D), of length 1; zero where nothing is left."""
+    values = elements @ axes.T
+    lengths = np.linalg.norm(values, axis=-1, keepdims=True)
+    return np.asarray(values / np.where(lengths > 0, lengths, 1))
 
 
 @dataclass(frozen=True)
@@ -180,7 +190,7 @@ class SketchIndex:
         sets = queries.numpy()
         values = np.array(sets.values, dtype=np.float32)
         if sets.lengths is None:
-            return values @ self.axes.T, None
+            return along(self.axes, values), None
         lengths = np.asarray(sets.lengths)
         values[np.arange(values.shape[1]) >= lengths[:, None]] = 0
-        return values @ self.axes.T, torch.from_numpy(lengths)
+        return along(self.axes, values), torch.from_numpy(lengths)
