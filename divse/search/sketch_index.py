@@ -33,7 +33,7 @@ from divse.similarity import certified, dispatch, native
 from divse.similarity.inputs import read_parameters, read_sets
 from divse.similarity.table import get_similarity
 
-ENERGY = 0.8  # of the elements' squares that the leading axes keep
+ENERGY = 0.75  # of the elements' squares that the leading axes keep
 AXES_STEP = 16  # their number is a multiple of this, where D is larger
 SAMPLED = 1 << 16  # elements
 LEAST_DEPTH = 1024  # sets of a query that are scored exactly,
