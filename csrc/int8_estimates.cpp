@@ -24,16 +24,17 @@ public:
          const Terms& terms, const std::uint8_t* excluded, Index topk)
         : block_(block), gallery_(gallery), kernel_(kernel), terms_(terms), excluded_(excluded),
           workspace_(kernel, block.count, block.elements, gallery.elements),
-          scores_(static_cast<std::size_t>(block.count * lane_sets)),
+          scores_(static_cast<std::size_t>(block.count * stride)),
           own_(static_cast<std::size_t>(block.count), TopK(topk)) {}
 
     void run(Index first_group, Index last_group) {
-        for (Index group = first_group; group < last_group; ++group) {
-            const Index n = group * lane_sets, count = std::min(lane_sets, gallery_.count - n);
-            kernel_.estimate(block_, gallery_, group, terms_, scores_.data(),
+        for (Index group = first_group; group < last_group; group += groups_at_once) {
+            const Index end = std::min(group + groups_at_once, last_group);
+            kernel_.estimate(block_, gallery_, group, end, terms_, scores_.data(), stride,
                              workspace_.scratch());
+            const Index n = group * lane_sets, count = std::min(end * lane_sets, gallery_.count) - n;
             for (Index q = 0; q < block_.count; ++q) {
-                offer(scores_.data() + q * lane_sets, n, count, own_[std::size_t(q)]);
+                offer(scores_.data() + q * stride, n, count, own_[std::size_t(q)]);
             }
         }
     }
@@ -50,6 +51,8 @@ private:
             if (!(excluded_[n >> 3] >> (n & 7) & 1)) top.offer(scores + (n - first), 1, n);
         }
     }
+
+    static constexpr Index groups_at_once = 16, stride = groups_at_once * lane_sets;
 
     const CodeBlock& block_;
     const LaneCodes& gallery_;

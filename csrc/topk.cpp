@@ -46,10 +46,21 @@ void TopK::keep_best() {
 }
 
 void TopK::offer(const float* scores, std::int64_t count, std::int64_t first_id) {
-    for (std::int64_t i = 0; i < count; ++i) {
+    constexpr std::int64_t some = 16;
+    for (std::int64_t i = 0; i < count;) {
         // Most sets fail this one comparison; NaN and ties go on to the full one.
-        if (full_ && scores[i] < worst_.score) continue;
-        offer({scores[i], first_id + i});
+        if (full_ && i + some <= count) {
+            int kept = 0;
+            for (std::int64_t j = i; j < i + some; ++j) kept += !(scores[j] < worst_.score);
+            if (kept == 0) {
+                i += some;
+                continue;
+            }
+        }
+        for (const std::int64_t end = std::min(i + some, count); i < end; ++i) {
+            if (full_ && scores[i] < worst_.score) continue;
+            offer({scores[i], first_id + i});
+        }
     }
 }
 
