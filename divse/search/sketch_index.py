@@ -1,8 +1,8 @@
 """Sketches: the sets in few dimensions and int8, scored as wholes, to propose candidates.
 
 Elements x (D,) become A x / |A x| (d,), A (d, D) being the d leading axes of their second moment,
-in int8 codes with a scale (`divse.similarity.quantise`). A scan scores every sketched set against the
-sketched query by the similarity that was asked for, so that what counts is how the whole set
+in int8 codes with a scale (`divse.similarity.quantise`). A scan scores every sketched set against
+the sketched query by the similarity that was asked for, so that what counts is how the whole set
 matches; the nearest elements, which `ElementIndex` goes by, may belong to thousands of sets
 that share one topic. A scan reads d + 4 bytes an element.
 
