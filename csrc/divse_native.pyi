@@ -133,7 +133,6 @@ def int8_search(
     sets: int,
     topk: int,
     *,
-    gallery_lengths: _Ids | None = None,
     excluded: NDArray[np.uint8] | None = None,
     ordered: bool = True,
     **options: Unpack[_Options],

@@ -35,7 +35,9 @@ def estimates(gallery, queries, scoring):
         (decoded,) = shard.lanes.decode(shard.codes, shard.scales, shard.dims, 1 << 30)
         values = decoded.values[rows].astype(np.float64)
         asked = np.asarray(queries.values, np.float64) @ index.axes.T
-        asked = torch.from_numpy(asked / np.linalg.norm(asked, axis=-1, keepdims=True))
+        others = np.linalg.norm(asked[..., 1:], axis=-1, keepdims=True)
+        asked[..., 1:] *= np.sqrt(1 - asked[..., :1] ** 2) / others
+        asked = torch.from_numpy(asked)
         keywords = scoring.keywords()
         sketches = EmbeddingSets(asked), EmbeddingSets(torch.from_numpy(values))
         found.append(score(*sketches, impl="reference", **keywords))
@@ -139,6 +141,8 @@ def test_axes_keep_most_of_the_elements(tmp_path):
     )
     np.testing.assert_allclose(np.linalg.norm(decoded.values, axis=-1), 1, atol=0.02)
     elements = gallery.sets().values.reshape(-1, 40).astype(np.float64)
+    along = index.axes @ elements.mean(axis=0)
+    np.testing.assert_allclose(np.abs(along[0]), np.linalg.norm(along), rtol=1e-5)
     kept = np.square(elements @ index.axes.T).sum() / np.square(elements).sum()
     best = np.sort(np.linalg.eigvalsh(elements.T @ elements))[::-1]
     assert kept == pytest.approx(best[:16].sum() / best.sum(), abs=1e-4) and kept > 0.75
