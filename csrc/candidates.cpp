@@ -58,27 +58,91 @@ double work_of(const Sets& queries, const Sets& gallery, const Candidates& candi
 // Queries that share a workspace: one each, unless their lists are short.
 Index queries_of_a_task(const Candidates& candidates) { return candidates.count < 64 ? 16 : 1; }
 
+// Asks for the elements of the sets first.. of a list. They lie anywhere in the gallery, so that
+// nobody else fetches them in time.
+void fetch(const Sets& listed, Index first, Index count) {
+    constexpr Index line = 64, most_bytes = 4096;  // of a set
+    for (Index n = first; n < first + count; ++n) {
+        const char* set = first_of(listed, n);
+        const Index bytes = std::min(length_of(listed, n) * step_of(listed), most_bytes);
+        for (Index i = 0; i < bytes; i += line) __builtin_prefetch(set + i);
+    }
+}
+
+// One query and its list, and the scores of the list.
+class ListedScores {
+public:
+    ListedScores(const Sets& queries, const Sets& gallery, const Candidates& candidates, Index query,
+                 const Terms& terms, const Kernel& kernel)
+        : listed_(candidates, query), sets_(listed_.of(gallery)),
+          packed_(queries, query, 1, false, kernel), terms_(terms), kernel_(kernel),
+          scores_(at(sets_.count)) {}
+
+    Index count() const { return sets_.count; }
+
+    // Those first..last-1 of the list.
+    void score(Index first, Index last, const Scratch& scratch) {
+        constexpr Index step = 16;  // sets that are fetched while as many are scored
+        fetch(sets_, first, std::min(step, last - first));
+        for (Index n = first; n < last; n += step) {
+            fetch(sets_, n + step, std::min(step, last - n - step));
+            kernel_.score(packed_.block(), sets_, n, std::min(n + step, last), terms_,
+                          scores_.data() + n, count(), {nullptr, 0}, scratch);
+        }
+    }
+
+    // All scores, where the candidates stand in their row.
+    void write(float* row) const {
+        for (Index m = 0; m < count(); ++m) row[listed_.places[at(m)]] = scores_[at(m)];
+    }
+
+private:
+    const Listed listed_;
+    const Sets sets_;
+    const PackedQueries packed_;
+    const Terms& terms_;
+    const Kernel& kernel_;
+    std::vector<float> scores_;
+};
+
 }  // namespace
 
 void candidate_scores(const Sets& queries, const Sets& gallery, const Candidates& candidates,
                       Similarity similarity, const Kernel& kernel, int threads, float* out) {
+    constexpr Index part = 128;  // of a long list, for one thread
     const Terms terms = terms_of(similarity, std::max(queries.elements, gallery.elements));
     threads = worthwhile_threads(thread_count(threads), work_of(queries, gallery, candidates));
-    const Index step = queries_of_a_task(candidates);
-    parallel_for((queries.count + step - 1) / step, threads, [&](Index task) {
-        const Workspace workspace(kernel, 1, queries.elements, gallery.elements, queries.dim);
-        std::vector<float> scores(at(candidates.count));
-        for (Index q = task * step; q < std::min((task + 1) * step, queries.count); ++q) {
-            const Listed listed(candidates, q);
-            float* row = out + q * candidates.count;
-            std::fill_n(row, candidates.count, -INFINITY);
-            if (listed.count() == 0) continue;
-            const PackedQueries packed(queries, q, 1, false, kernel);
-            kernel.score(packed.block(), listed.of(gallery), 0, listed.count(), terms,
-                         scores.data(), listed.count(), {nullptr, 0}, workspace.scratch());
-            for (Index m = 0; m < listed.count(); ++m) row[listed.places[at(m)]] = scores[at(m)];
-        }
-    });
+    const Index step = queries_of_a_task(candidates), width = candidates.count;
+    const Index tasks = (queries.count + step - 1) / step;
+    const bool shared = tasks < threads && width > part;  // all threads work on one query
+    std::fill_n(out, queries.count * width, -INFINITY);
+    const auto workspace = [&] {
+        return Workspace(kernel, 1, queries.elements, gallery.elements, queries.dim);
+    };
+    const auto listed = [&](Index q) {
+        return ListedScores(queries, gallery, candidates, q, terms, kernel);
+    };
+    if (!shared) {
+        parallel_for(tasks, threads, [&](Index task) {
+            const Workspace own = workspace();
+            for (Index q = task * step; q < std::min((task + 1) * step, queries.count); ++q) {
+                ListedScores list = listed(q);
+                list.score(0, list.count(), own.scratch());
+                list.write(out + q * width);
+            }
+        });
+        return;
+    }
+    for (Index q = 0; q < queries.count; ++q) {
+        ListedScores list = listed(q);
+        run_workers((list.count() + part - 1) / part, threads, [&](Tasks& left) {
+            const Workspace own = workspace();
+            for (Index task; left.take(task);) {
+                list.score(task * part, std::min((task + 1) * part, list.count()), own.scratch());
+            }
+        });
+        list.write(out + q * width);
+    }
 }
 
 namespace {

@@ -134,13 +134,15 @@ def int8_search(
     topk: int,
     *,
     excluded: NDArray[np.uint8] | None = None,
+    ordered: bool = True,
     **options: Unpack[_Options],
 ) -> tuple[_Floats, _Ids]:
     """The best ``topk`` (B, topk) of N ``sets`` by the scores of their codes alone: estimates.
 
     Queries are rounded to int8 as well. Codes (slots, ceil(D / 4), 16, 4), zero past D, and scales
     (slots, 16): groups of 16 sets side by side, each with as many slots as its largest set has
-    elements; ``gallery_lengths`` (N,) unless all sets have as many.
+    elements; ``gallery_lengths`` (N,) unless all sets have as many. Unless ``ordered`` the best come in any
+    order, those that are missing (-inf, -1) last.
     """
 
 def int8_bounds(

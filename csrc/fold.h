@@ -41,11 +41,11 @@ typename V::Mask present(std::int64_t a, typename V::F a_lengths) {
     return V::less(V::broadcast(static_cast<float>(a)), a_lengths);
 }
 
-template <class V>
+template <class V, class Exp = Exp2<V>>
 struct AddExponentials {
     using F = typename V::F;
     static constexpr float identity = 0.0f;
-    const Exp2<V>& exp2;
+    const Exp& exp2;
 
     F value(F cosine) const { return exp2(cosine); }
     static F combine(F total, F x) { return V::add(total, x); }

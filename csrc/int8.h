@@ -81,10 +81,10 @@ struct Certified {
 };
 
 // The best by the scores of codes, the queries rounded as well: estimates that bound nothing.
-// Scores and ids (B, topk) as search gives them.
+// Scores and ids (B, topk) as search gives them, or in any order where they need not be `ordered`.
 void int8_search(const Sets& queries, const LaneCodes& codes, Similarity similarity,
                  const Int8Kernel& kernel, int threads, std::int64_t topk,
-                 const std::uint8_t* excluded, float* scores, std::int64_t* ids);
+                 const std::uint8_t* excluded, bool ordered, float* scores, std::int64_t* ids);
 
 void certified_search(const Sets& queries, const Sets& gallery, const Codes& codes,
                       Similarity similarity, const Kernel& kernel, const Int8Kernel& int8,

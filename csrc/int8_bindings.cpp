@@ -203,6 +203,7 @@ py::tuple python_int8_search(const py::object& queries, const py::object& codes,
                              const py::kwargs& keywords) {
     Options options(keywords);
     const py::object excluded = options.take<py::object>("excluded", py::none());
+    const bool ordered = options.take<bool>("ordered", true);
     const SetsArgument asked("queries", "query", queries, options, Allowed::float32_any_layout);
     const LaneCodesArgument gallery(codes, scales, sets, asked.sets().dim, options);
     const Similarity similarity = similarity_argument(options);
@@ -218,7 +219,7 @@ py::tuple python_int8_search(const py::object& queries, const py::object& codes,
     {
         const py::gil_scoped_release unlocked;
         int8_search(asked.sets(), gallery.codes(), similarity, int8_kernel(kernel), threads, topk,
-                    left_out.bits(), scores_data, ids_data);
+                    left_out.bits(), ordered, scores_data, ids_data);
     }
     return py::make_tuple(scores, ids);
 }

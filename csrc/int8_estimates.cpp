@@ -24,16 +24,17 @@ public:
          const Terms& terms, const std::uint8_t* excluded, Index topk)
         : block_(block), gallery_(gallery), kernel_(kernel), terms_(terms), excluded_(excluded),
           workspace_(kernel, block.count, block.elements, gallery.elements),
-          scores_(static_cast<std::size_t>(block.count * lane_sets)),
+          scores_(static_cast<std::size_t>(block.count * stride)),
           own_(static_cast<std::size_t>(block.count), TopK(topk)) {}
 
     void run(Index first_group, Index last_group) {
-        for (Index group = first_group; group < last_group; ++group) {
-            const Index n = group * lane_sets, count = std::min(lane_sets, gallery_.count - n);
-            kernel_.estimate(block_, gallery_, group, terms_, scores_.data(),
+        for (Index group = first_group; group < last_group; group += groups_at_once) {
+            const Index end = std::min(group + groups_at_once, last_group);
+            kernel_.estimate(block_, gallery_, group, end, terms_, scores_.data(), stride,
                              workspace_.scratch());
+            const Index n = group * lane_sets, count = std::min(end * lane_sets, gallery_.count) - n;
             for (Index q = 0; q < block_.count; ++q) {
-                offer(scores_.data() + q * lane_sets, n, count, own_[std::size_t(q)]);
+                offer(scores_.data() + q * stride, n, count, own_[std::size_t(q)]);
             }
         }
     }
@@ -51,6 +52,8 @@ private:
         }
     }
 
+    static constexpr Index groups_at_once = 16, stride = groups_at_once * lane_sets;
+
     const CodeBlock& block_;
     const LaneCodes& gallery_;
     const Int8Kernel& kernel_;
@@ -65,7 +68,7 @@ private:
 
 void int8_search(const Sets& queries, const LaneCodes& codes, Similarity similarity,
                  const Int8Kernel& kernel, int threads, Index topk, const std::uint8_t* excluded,
-                 float* scores, Index* ids) {
+                 bool ordered, float* scores, Index* ids) {
     constexpr double codes_a_float = 4;
     const Terms terms = terms_of(similarity, std::max(queries.elements, codes.elements));
     const Index most = std::max<Index>(1, tile_vectors / queries.elements);
@@ -88,7 +91,7 @@ void int8_search(const Sets& queries, const LaneCodes& codes, Similarity similar
         });
         for (Index q = 0; q < count; ++q) {
             const Index row = (first + q) * topk;
-            best.tops[static_cast<std::size_t>(q)].write(scores + row, ids + row);
+            best.tops[static_cast<std::size_t>(q)].write(scores + row, ids + row, ordered);
         }
     }
 }

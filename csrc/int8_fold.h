@@ -107,7 +107,7 @@ public:
     CodeFold(const CodeBlock& block, const Terms& terms, const CodeScratch& scratch,
              const std::int64_t* counts)
         : block_(block), terms_(terms), scratch_(scratch), exp2_(terms.scale),
-          rows_(block.count * block.elements) {
+          rough_exp2_(terms.scale), rows_(block.count * block.elements) {
         for (int lane = 0; lane < V::width; ++lane) {
             lengths_[lane] = static_cast<float>(counts[lane]);
             longest_ = most(longest_, counts[lane]);
@@ -131,7 +131,7 @@ public:
         if (terms_.path == Path::sums) score(Path::shifted, out, stride, fill);
     }
 
-    // As `run` where all sets of the lanes are of one size: `add(q, sums, combine)` adds all cosines
+    // Estimates where all sets of the lanes are of one size: `add(q, sums, combine)` adds all cosines
     // with query q to its sums.
     template <class Add>
     bool run_uniform(float* out, std::int64_t stride, const Add& add) const {
@@ -140,7 +140,7 @@ public:
             const Path path = terms_.path;
             begin<V>(sums(q), longest_, block_.counts[q], path);
             if (path == Path::sums) {
-                add(q, sums(q), AddExponentials<V>{exp2_});
+                add(q, sums(q), AddExponentials<V, RoughExp2<V>>{rough_exp2_});
                 sound &= store_smooth(q, out + q * stride);
             } else {
                 add(q, sums(q), KeepLargest<V>{});
@@ -209,6 +209,7 @@ private:
     const Terms& terms_;
     const CodeScratch& scratch_;
     const Exp2<V> exp2_;
+    const RoughExp2<V> rough_exp2_;
     const std::int64_t rows_;
     std::int64_t longest_ = 1, shortest_ = INT64_MAX;
     float lengths_[V::width];

@@ -57,10 +57,11 @@ struct Int8Kernel {
                   const Terms& terms, float* upper, std::int64_t stride,
                   const CodeScratch& scratch);
 
-    // Scores of the sets of one group by the queries' first part, at
-    // (q - block.first) * lane_sets + lane.
-    void (*estimate)(const CodeBlock& block, const LaneCodes& gallery, std::int64_t group,
-                     const Terms& terms, float* out, const CodeScratch& scratch);
+    // Scores of the sets of the groups first..last-1 by the queries' first part, at
+    // (q - block.first) * stride + (n - first * lane_sets), of whole groups.
+    void (*estimate)(const CodeBlock& block, const LaneCodes& gallery, std::int64_t first,
+                     std::int64_t last, const Terms& terms, float* out, std::int64_t stride,
+                     const CodeScratch& scratch);
 };
 
 const Int8Kernel& baseline_int8();

@@ -65,30 +65,35 @@ struct Size {
     static constexpr int value = Value;
 };
 
+// Scores `width` sets of a group, from `lane` on; `move` goes on to others of the same sizes.
 template <class V, class I>
 class LaneScorer {
 public:
-    // The sets of a group from `lane` on.
     LaneScorer(const CodeBlock& block, const LaneCodes& gallery, std::int64_t group, int lane,
                const Terms& terms, const CodeScratch& scratch)
-        : block_(block), terms_(terms), scratch_(scratch),
+        : block_(block), gallery_(gallery), terms_(terms), scratch_(scratch),
           steps_((gallery.dim + lane_dims - 1) / lane_dims),
           fold_(block, terms, scratch, lengths(gallery, group * lane_sets + lane)) {
-        const std::int64_t slot = gallery.firsts ? gallery.firsts[group] : group * gallery.elements;
-        codes_ = gallery.codes + slot * steps_ * step_bytes + lane * lane_dims;
-        scales_ = gallery.scales + slot * lane_sets + lane;
+        move(group, lane);
     }
 
-    void run(float* out) const {
+    void move(std::int64_t group, int lane) {
+        const std::int64_t slot =
+            gallery_.firsts ? gallery_.firsts[group] : group * gallery_.elements;
+        codes_ = gallery_.codes + slot * steps_ * step_bytes + lane * lane_dims;
+        scales_ = gallery_.scales + slot * lane_sets + lane;
+    }
+
+    void run(float* out, std::int64_t stride) const {
         const auto fill = [this](Range elements, Range rows) { store_cosines(elements, rows); };
         if (!fold_.is_uniform() || terms_.path == Path::shifted) {
-            return fold_.run(out, lane_sets, fill);
+            return fold_.run(out, stride, fill);
         }
         const bool sound = fold_.run_uniform(
-            out, lane_sets, [this](std::int64_t q, const Sums& sums, auto combine) {
+            out, stride, [this](std::int64_t q, const Sums& sums, auto combine) {
                 add_cosines(q, sums, combine);
             });
-        if (!sound) fold_.mend(out, lane_sets, fill);
+        if (!sound) fold_.mend(out, stride, fill);
     }
 
 private:
@@ -158,6 +163,7 @@ private:
     }
 
     const CodeBlock& block_;
+    const LaneCodes& gallery_;
     const Terms& terms_;
     const CodeScratch& scratch_;
     const std::int64_t steps_;
@@ -168,10 +174,19 @@ private:
 };
 
 template <class V, class I>
-void estimate_sets(const CodeBlock& block, const LaneCodes& gallery, std::int64_t group,
-                   const Terms& terms, float* out, const CodeScratch& scratch) {
-    for (int lane = 0; lane < lane_sets; lane += V::width) {
-        LaneScorer<V, I>(block, gallery, group, lane, terms, scratch).run(out + lane);
+void estimate_sets(const CodeBlock& block, const LaneCodes& gallery, std::int64_t first,
+                   std::int64_t last, const Terms& terms, float* out, std::int64_t stride,
+                   const CodeScratch& scratch) {
+    LaneScorer<V, I> alike(block, gallery, first, 0, terms, scratch);
+    for (std::int64_t group = first; group < last; ++group) {
+        for (int lane = 0; lane < lane_sets; lane += V::width, out += V::width) {
+            if (gallery.lengths) {
+                LaneScorer<V, I>(block, gallery, group, lane, terms, scratch).run(out, stride);
+            } else {
+                alike.move(group, lane);
+                alike.run(out, stride);
+            }
+        }
     }
 }
 

@@ -22,8 +22,9 @@ public:
     void offer(Hit hit);
     // All hits of `other`, which is left empty.
     void take_from(TopK& other);
-    // The best `topk`, best first; -inf with id -1 where there are fewer. Leaves this empty.
-    void write(float* scores, std::int64_t* ids);
+    // The best `topk`, best first or in any order; -inf with id -1 where there are fewer, at the
+    // end. Leaves this empty.
+    void write(float* scores, std::int64_t* ids, bool ordered = true);
 
 private:
     void keep_best();
@@ -32,6 +33,7 @@ private:
     // More than are kept, so that a stream costs a comparison a hit and now and then a selection:
     // a heap would cost logarithmically more where hundreds are kept.
     std::vector<Hit> hits_;
+    std::vector<float> scores_;  // of the hits, while the best are selected
     Hit worst_{};       // of the best when they were last selected
     bool full_ = false;  // whether there were topk then
 };

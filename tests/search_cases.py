@@ -18,6 +18,14 @@ def unit(*shape, dtype=torch.float32, seed=0):
     return torch.nn.functional.normalize(sets, dim=-1).to(DEVICE, dtype)
 
 
+def exact(*shape, seed=0):
+    """Sets whose cosines are the same in any order of the sum: unit vectors of four halves."""
+    generator = torch.Generator().manual_seed(seed)
+    places = torch.rand(shape, generator=generator).argsort(-1)[..., :4]
+    signs = torch.randint(2, places.shape, generator=generator) - 0.5
+    return torch.zeros(shape).scatter_(-1, places, signs).to(DEVICE)
+
+
 def bitmap(excluded):
     """(N,) bools as bytes, the first set in the lowest bit."""
     padded = torch.nn.functional.pad(excluded.to(torch.uint8), (0, -len(excluded) % 8)).view(-1, 8)

@@ -180,3 +180,25 @@ def test_wrong_cosines_are_refused(rng):
             np.zeros((3, 5), np.float32),
             cosines=np.zeros((3, 5), np.float32),
         )
+
+
+@every_isa
+def test_a_long_list_is_shared_by_threads(isa, rng):
+    """One query, whose candidates all threads score: as search scores them, where they stand."""
+    queries = rng.standard_normal((1, 4, 96)).astype(np.float32)
+    gallery = rng.standard_normal((1500, 4, 96)).astype(np.float16)
+    lengths = rng.integers(1, 5, 1500)
+    candidates = rng.permutation(1500)[None, :1301].copy()
+    candidates[0, ::7] = -1
+    options = {"gallery_lengths": lengths, "isa": isa}
+    best, ids = divse_native.search(queries, gallery, 1500, threads=1, **options)
+    exact = np.empty(1500, np.float32)
+    exact[ids[0]] = best[0]
+    expected = np.where(candidates < 0, -np.inf, exact[candidates])
+    for threads in (1, 4):
+        found = divse_native.candidate_scores(
+            queries, gallery, candidates, threads=threads, **options
+        )
+        np.testing.assert_array_equal(found, expected)
+    none = divse_native.candidate_scores(queries, gallery, np.full((1, 200), -1), threads=4)
+    assert np.isneginf(none).all()

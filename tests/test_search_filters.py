@@ -205,7 +205,8 @@ def test_an_index_looks_among_what_is_left(tmp_path, monkeypatch, spec):
     truth = search.search(queries, 10, "exact", where="n >= 200 or n in (120, 150)")
     assert np.mean([np.isin(a, b).mean() for a, b in zip(found.ids, truth.ids, strict=True)]) > 0.6
     deep = search.search(queries, 10, "prefilter", where="n >= 200 or n in (120, 150)")
-    np.testing.assert_array_equal(deep.scores, truth.scores)
+    # Up to rounding: a scan sums queries that come together in another order than one alone.
+    np.testing.assert_allclose(deep.scores, truth.scores, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("uneven", [False, True])

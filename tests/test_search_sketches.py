@@ -7,7 +7,7 @@ import pytest
 import torch
 from searcher_cases import clustered, recall
 
-from divse.search import sketch_index, tune
+from divse.search import sketch_index, tune, tuning
 from divse.search.gallery import Gallery
 from divse.search.index_files import open_index
 from divse.search.index_spec import automatic_spec, is_sketch, is_usable
@@ -34,7 +34,10 @@ def estimates(gallery, queries, scoring):
         rows = shard.segment.own(np.arange(shard.segment.sets))
         (decoded,) = shard.lanes.decode(shard.codes, shard.scales, shard.dims, 1 << 30)
         values = decoded.values[rows].astype(np.float64)
-        asked = torch.from_numpy(np.asarray(queries.values, np.float64) @ index.axes.T)
+        asked = np.asarray(queries.values, np.float64) @ index.axes.T
+        others = np.linalg.norm(asked[..., 1:], axis=-1, keepdims=True)
+        asked[..., 1:] *= np.sqrt(1 - asked[..., :1] ** 2) / others
+        asked = torch.from_numpy(asked)
         keywords = scoring.keywords()
         sketches = EmbeddingSets(asked), EmbeddingSets(torch.from_numpy(values))
         found.append(score(*sketches, impl="reference", **keywords))
@@ -133,10 +136,16 @@ def test_axes_keep_most_of_the_elements(tmp_path):
     index = open_index(gallery)
     assert index.spec == "Sketch16" and index.axes.shape == (16, 40)
     np.testing.assert_allclose(index.axes @ index.axes.T, np.eye(16), atol=1e-5)
+    (decoded,) = index.shards[0].lanes.decode(
+        index.shards[0].codes, index.shards[0].scales, 16, 1 << 30
+    )
+    np.testing.assert_allclose(np.linalg.norm(decoded.values, axis=-1), 1, atol=0.02)
     elements = gallery.sets().values.reshape(-1, 40).astype(np.float64)
+    along = index.axes @ elements.mean(axis=0)
+    np.testing.assert_allclose(np.abs(along[0]), np.linalg.norm(along), rtol=1e-5)
     kept = np.square(elements @ index.axes.T).sum() / np.square(elements).sum()
     best = np.sort(np.linalg.eigvalsh(elements.T @ elements))[::-1]
-    assert kept == pytest.approx(best[:16].sum() / best.sum(), abs=1e-4) and kept > 0.8
+    assert kept == pytest.approx(best[:16].sum() / best.sum(), abs=1e-4) and kept > 0.75
     with pytest.raises(ValueError, match="at most D=40"):
         gallery.build_index("Sketch41")
     for wrong in ("Sketch0", "sketch16", "Sketch 16"):
@@ -194,13 +203,20 @@ def test_clusters_of_sketches_are_refused(large):
             unbuilt.explain(topk=3, probe=4)
 
 
-def test_tune_measures_depths_of_sketches(large, monkeypatch):
+def test_tune_looks_for_the_least_depth_of_sketches(large, monkeypatch):
     monkeypatch.setattr("divse.search.tuning.QUERIES", 8)
     monkeypatch.setattr("divse.search.trial.TIMED", 2)
-    monkeypatch.setattr("divse.search.trial.Trial.milliseconds", lambda *setting: len(setting))
-    found = tune(large[0], recall=0.5, store=False)
-    tried = [(m.depth, m.probe) for m in found.measured if m.plan == "prefilter"]
-    assert tried == [(None, None), (64, None)]  # which reaches it: deeper ones take longer
+    monkeypatch.setattr("divse.search.trial.Trial.milliseconds", lambda self, *_: 1.0)
+    heard = []
+    found = tune(large[0], recall=0.9, store=False, progress=lambda *step: heard.append(step))
+    recalls = {m.depth: m.recall for m in found.measured if m.plan == "prefilter"}
+    recalls.pop(None)
+    assert sum(step for _, step, _ in heard) == heard[0][2]
+    known = [depth for depth in tuning.SKETCH_DEPTHS if depth < 2900]
+    assert set(recalls) <= set(known) and 3 <= len(recalls) <= 5 < len(known)
+    enough = min(depth for depth, recall in recalls.items() if recall >= 0.9)
+    lower = known[known.index(enough) - 1] if enough > known[0] else None
+    assert lower is None or recalls[lower] < 0.9
     best = replace(found.best, plan="prefilter", depth=64, probe=None)
     assert str(replace(found, best=best)).startswith("prefilter depth=64: recall@10")
 

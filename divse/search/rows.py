@@ -37,7 +37,8 @@ class RowStream:
         if schema is not None and set(schema.names) - {ID} != set(columns):
             raise ValueError(
                 f"the gallery has columns {sorted(set(schema.names) - {ID})}, "
-                f"these rows have {sorted(columns)}"
+                f"these rows have {sorted(columns)}: give each of them a value, by columns= or "
+                "--columns FILE, and no others"
             )
         fixed = schema or ()
         self._types: dict[str, Any] = {column.name: column.type for column in fixed}

@@ -18,7 +18,7 @@ from divse.search.element_index import Progress
 from divse.search.index_spec import sketch_dims
 from divse.search.mapping import MappedFile, as_array
 from divse.search.segment import Segment
-from divse.search.sketch_index import SketchIndex, SketchShard
+from divse.search.sketch_index import SketchIndex, SketchShard, sketched
 from divse.search.sketch_lanes import LANES, STEP, Lanes
 from divse.similarity.certified import encode
 
@@ -100,7 +100,7 @@ def _sketched(
     elements = segment.embeddings.reshape(-1, segment.embeddings.shape[-1])
     _, steps, *_ = lanes.shape(len(axes))
     for block in lanes.blocks(max(1, BLOCK_BYTES // (4 * elements.shape[1]))):
-        part = np.asarray(elements[block.rows], dtype=np.float32) @ axes.T
+        part = sketched(axes, np.asarray(elements[block.rows], dtype=np.float32))
         found, lengths, _ = encode(torch.from_numpy(part)[:, None])
         codes = np.zeros((block.slots, LANES, steps * STEP), np.int8)
         codes[block.slot, block.lane, : len(axes)] = found[:, 0].numpy()

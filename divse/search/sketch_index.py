@@ -1,10 +1,16 @@
 """Sketches: the sets in few dimensions and int8, scored as wholes, to propose candidates.
 
-Elements x (D,) become A x (d,), A (d, D) being the d leading axes of their second moment, in int8
-codes with a scale (`divse.similarity.quantise`). A scan scores every sketched set against the
-sketched query by the similarity that was asked for, so that what counts is how the whole set
-matches; the nearest elements, which `ElementIndex` goes by, may belong to thousands of sets
-that share one topic. A scan reads d + 4 bytes an element.
+Elements x (D,) become sketches (d,) along A (d, D), the d leading axes of their second moment,
+turned so that the first points along the mean, in int8 codes with a scale
+(`divse.similarity.quantise`). A scan scores every sketched set against the sketched query by the
+similarity that was asked for, so that what counts is how the whole set matches; the nearest
+elements, which `ElementIndex` goes by, may belong to thousands of sets that share one topic. A scan
+reads d + 4 bytes an element.
+
+Near elements are near along the other axes, too: <A x, A y> leaves out all of that, and more of it
+the more of x and y lies there. So what a sketch has beside its mean is lengthened until the whole
+is as long as x. Not so the share of the mean, which is all in the first axis and tells nothing of
+the others.
 """
 
 from __future__ import annotations
@@ -30,7 +36,7 @@ from divse.similarity import certified, dispatch, native
 from divse.similarity.inputs import read_parameters, read_sets
 from divse.similarity.table import get_similarity
 
-ENERGY = 0.8  # of the elements' squares that the leading axes keep
+ENERGY = 0.75  # of the elements' squares beside their mean's that the leading axes keep
 AXES_STEP = 16  # their number is a multiple of this, where D is larger
 SAMPLED = 1 << 16  # elements
 LEAST_DEPTH = 1024  # sets of a query that are scored exactly,
@@ -52,17 +58,40 @@ def train(snapshot: Snapshot, spec: str) -> Trained:
             stacklevel=2,
         )
     moment = sample.T.astype(np.float64) @ sample
+    total = sample.sum(axis=0, dtype=np.float64)
     values, vectors = np.linalg.eigh(moment)
     if dims is None:
-        dims = _enough(values[::-1])
-    return Trained(np.ascontiguousarray(vectors[:, ::-1][:, :dims].T, np.float32), f"Sketch{dims}")
+        dims = _enough(values[::-1], total @ total / max(1, len(sample)))
+    axes = _turned(vectors[:, ::-1][:, :dims].T, total)
+    return Trained(np.ascontiguousarray(axes, np.float32), f"Sketch{dims}")
 
 
-def _enough(values: np.ndarray) -> int:
-    """How many of the leading axes keep `ENERGY`; `values` (D,) descend."""
+def _enough(values: np.ndarray, of_mean: float) -> int:
+    """How many of the leading axes keep `ENERGY` beside the mean's; `values` (D,) descend."""
     kept = np.cumsum(np.maximum(values, 0))
-    dims = 1 + int(np.searchsorted(kept, ENERGY * kept[-1]))
+    left = (1 - ENERGY) * max(0.0, kept[-1] - of_mean)
+    dims = 1 + int(np.searchsorted(kept, kept[-1] - left))
     return min(len(values), -(-dims // AXES_STEP) * AXES_STEP)
+
+
+def _turned(axes: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """Return axes (d, D) of the same span; all that a mean (D,) has there is in the first."""
+    along = axes @ mean
+    if not along.any():
+        return axes
+    along /= np.linalg.norm(along)
+    along[0] += 1 if along[0] >= 0 else -1  # a reflection, up to the sign of the first
+    return np.asarray(axes - np.outer(along, 2 / (along @ along) * (along @ axes)))
+
+
+def sketched(axes: np.ndarray, elements: np.ndarray) -> np.ndarray:
+    """Return the sketches (..., d) of elements (..., D), as long as they are; see above."""
+    values = elements @ axes.T
+    first, others = values[..., :1], values[..., 1:]
+    squares = np.square(elements).sum(axis=-1, keepdims=True) - np.square(first)
+    lengths = np.linalg.norm(others, axis=-1, keepdims=True)
+    others *= np.sqrt(np.maximum(squares, 0)) / np.where(lengths > 0, lengths, 1)
+    return np.asarray(values)
 
 
 @dataclass(frozen=True)
@@ -180,7 +209,7 @@ class SketchIndex:
         sets = queries.numpy()
         values = np.array(sets.values, dtype=np.float32)
         if sets.lengths is None:
-            return values @ self.axes.T, None
+            return sketched(self.axes, values), None
         lengths = np.asarray(sets.lengths)
         values[np.arange(values.shape[1]) >= lengths[:, None]] = 0
-        return values @ self.axes.T, torch.from_numpy(lengths)
+        return sketched(self.axes, values), torch.from_numpy(lengths)

@@ -32,7 +32,7 @@ from divse.sets import Array, EmbeddingSets
 
 QUERIES = 64  # of each kind
 DEPTHS = (25, 50, 100, 200, 400, 800, 1600)  # elements for each query element
-SKETCH_DEPTHS = (64, 256, 1024, 4096, 16384)  # sets
+SKETCH_DEPTHS = tuple(round(64 * 2 ** (step / 2)) for step in range(21))  # sets: 64, 91 ... 65,536
 SHARES = (64, 32, 16, 8, 4, 2, 1)  # one in so many clusters is looked into
 
 
@@ -55,8 +55,9 @@ def tune(
 
     Where queries are drawn, it is the smaller one of the means over their two kinds.
 
-    Scans always reach it. The prefilter is measured where the gallery stores an index:
-    adaptive, and with every useful pair of depth and clusters. The result is stored beside the
+    Scans always reach it. The prefilter is measured where the gallery stores an index: as it goes
+    unasked, with the least depth of sketches that is enough, or with every useful pair of depth and
+    clusters. The result is stored beside the
     gallery (`store=False` leaves it), and plan="auto" uses it from then on for up to `topk`
     results of the same similarity on this machine, until the gallery changes.
 
@@ -78,14 +79,32 @@ def tune(
     searcher = Searcher(gallery, device=device)
     trial = Trial(searcher, _samples(gallery, queries), scoring, topk)
     settings = list(_settings(gallery, searcher.device, scoring))
+    depths = _sketch_depths(gallery)
+    total = len(settings) + len(depths).bit_length()
     measured: list[Measured] = []
+
+    def measure(plan: str, depth: int | None, probe: int | None) -> Measured:
+        found = trial.search(plan, depth, probe).recall
+        spent = trial.milliseconds(plan, depth, probe)
+        measured.append(Measured(plan, depth, probe, found, spent))
+        return measured[-1]
+
+    def tell(steps: int) -> None:
+        if progress is not None and steps:
+            progress("tune", steps, total)
+
     for plan, depth, probe in settings:
         if plan != "prefilter" or depth is None or not _hopeless(measured, recall, depth, probe):
-            found = trial.search(plan, depth, probe).recall
-            spent = trial.milliseconds(plan, depth, probe)
-            measured.append(Measured(plan, depth, probe, found, spent))
-        if progress is not None:
-            progress("tune", 1, len(settings))
+            measure(plan, depth, probe)
+        tell(1)
+    steps = len(depths).bit_length()
+    while depths:  # deeper finds no less and takes longer: the first that is enough is looked for
+        middle = len(depths) // 2
+        enough = measure("prefilter", depths[middle], None).recall >= recall
+        depths = depths[:middle] if enough else depths[middle + 1 :]
+        steps -= 1
+        tell(1)
+    tell(steps)
     best = min((m for m in measured if m.recall >= recall), key=lambda m: m.milliseconds)
     tuned = Tuned(
         best,
@@ -122,13 +141,19 @@ def _settings(
         return
     yield "prefilter", None, None
     if is_sketch(stored.spec):
-        fewer = (depth for depth in SKETCH_DEPTHS if depth < len(gallery))
-        yield from (("prefilter", depth, None) for depth in fewer)
-        return
+        return  # `_sketch_depths`
     clusters = lists(read_trained(gallery.path, stored, gallery.dim))
     for probe in sorted({max(1, clusters // share) for share in SHARES}):
         for depth in DEPTHS:
             yield "prefilter", depth, probe
+
+
+def _sketch_depths(gallery: Gallery) -> list[int]:
+    """Depths that are of use where sketches propose the candidates, ascending."""
+    stored = gallery.manifest.index
+    if stored is None or not is_sketch(stored.spec):
+        return []
+    return [depth for depth in SKETCH_DEPTHS if depth < len(gallery)]
 
 
 def _hopeless(measured: list[Measured], recall: float, depth: int, probe: int | None) -> bool:

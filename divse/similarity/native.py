@@ -131,10 +131,10 @@ def estimates(
     parameters: dict[str, Any],
     excluded: np.ndarray | None,
 ) -> tuple[Tensor, Tensor]:
-    """The best ``topk`` scores and positions (B, topk) by codes, scales, N and lengths (N,).
+    """The best ``topk`` scores and positions (B, topk), in any order, by codes, scales, N, lengths.
 
     Codes (slots, ceil(D / 4), 16, 4) int8 and scales (slots, 16) are of groups of 16 sets side by
-    side; lengths None if all sets are of one size. Queries are rounded to int8 as well.
+    side; lengths (N,), None if all sets are of one size. Queries are rounded to int8 as well.
     """
     import divse_native
 
@@ -147,6 +147,7 @@ def estimates(
         sets,
         topk,
         excluded=excluded,
+        ordered=False,
         gallery_lengths=lengths,
         **options,
     )
