@@ -135,7 +135,7 @@ void candidate_scores(const Sets& queries, const Sets& gallery, const Candidates
     }
     for (Index q = 0; q < queries.count; ++q) {
         ListedScores list = listed(q);
-        run_workers((list.count() + part - 1) / part, threads, [&](Tasks& left) {
+        run_workers((list.count() + part - 1) / part, threads, [&](OwnTasks& left) {
             const Workspace own = workspace();
             for (Index task; left.take(task);) {
                 list.score(task * part, std::min((task + 1) * part, list.count()), own.scratch());

@@ -141,8 +141,8 @@ def int8_search(
 
     Queries are rounded to int8 as well. Codes (slots, ceil(D / 4), 16, 4), zero past D, and scales
     (slots, 16): groups of 16 sets side by side, each with as many slots as its largest set has
-    elements; ``gallery_lengths`` (N,) unless all sets have as many. Unless ``ordered`` the best come in any
-    order, those that are missing (-inf, -1) last.
+    elements; ``gallery_lengths`` (N,) unless all sets have as many. Unless ``ordered`` the best
+    come in any order, those that are missing (-inf, -1) last.
     """
 
 def int8_bounds(
