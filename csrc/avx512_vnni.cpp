@@ -15,6 +15,7 @@ struct Vnni {
     static Int load_first(const std::int8_t* p, int count) {
         return biased(_mm512_maskz_loadu_epi8(~std::uint64_t{0} >> (64 - count), p));
     }
+    using QueryCode = std::int8_t;
     static Int load_query(const std::int8_t* p) { return _mm512_loadu_si512(p); }
     // Around the intrinsic GCC 12 copies every sum to another register and back.
     static Int dot(Int sum, Int gallery, Int query) {

@@ -19,7 +19,10 @@ struct Madd {
         for (int i = 0; i < count; ++i) tail[i] = p[i];
         return load(tail);
     }
-    static Int load_query(const std::int8_t* p) { return load(p); }
+    using QueryCode = std::int16_t;
+    static Int load_query(const QueryCode* p) {
+        return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    }
     // Around the intrinsic GCC 12 copies every sum to another register and back.
     static Int dot(Int sum, Int gallery, Int query) {
         asm("vpaddd %1, %0, %0" : "+x"(sum) : "x"(_mm256_madd_epi16(gallery, query)));

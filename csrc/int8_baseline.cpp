@@ -21,6 +21,7 @@ struct Plain {
         for (int i = 0; i < count; ++i) tail[i] = p[i];
         return load(tail);
     }
+    using QueryCode = std::int8_t;
     static Int load_query(const std::int8_t* p) { return load(p); }
     static Int dot(Int sum, Int gallery, Int query) { return sum + gallery * query; }
     static void store(std::int32_t* p, Int x) { __builtin_memcpy(p, &x, sizeof x); }

@@ -24,6 +24,7 @@ struct CodeBlock {
     const std::int64_t* counts;  // (count,) real elements
     const float* margins;        // (count,) what is added to a score's bound
     const std::int8_t* codes[2];  // of both parts, (rows, padded_dim)
+    const std::int16_t* wide[2];  // the same codes
     CodeTerms terms[2];           // of the first part alone, and of both together
 };
 

@@ -1,6 +1,6 @@
 // Integer inner products of query rows and gallery elements, both int8. A register type I offers
 //   Int: `width` lanes of int32; `bytes` of codes a step
-//   load, load_first(gallery codes, how many are there), load_query
+//   load, load_first(gallery codes, how many are there), load_query(codes of type QueryCode)
 //   zero, dot(sum, gallery, query), sum_each, store
 //   floats(dots, sum of the query's codes): load may add a constant to codes, this takes it off
 #pragma once
@@ -17,9 +17,20 @@ struct CodeElements {
     std::int64_t count, dim;
 };
 
+// Query rows as bytes, and widened once for those that would widen them again for each element.
 struct CodeRows {
     const std::int8_t* codes;
+    const std::int16_t* wide;
     std::int64_t stride, count;
+
+    template <class Code>
+    const Code* from(std::int64_t row) const {
+        if constexpr (sizeof(Code) == sizeof *wide) {
+            return wide + row * stride;
+        } else {
+            return codes + row * stride;
+        }
+    }
 };
 
 // Bytes ahead of the elements in work that are fetched, into the second cache (see dot.h: fp32).
@@ -29,7 +40,8 @@ constexpr int codes_locality = 2;
 // One step of the inner products of Rows query rows and as many elements as fill a register.
 // Inlined always, else the sums would not stay in registers.
 template <class I, int Rows, class Load>
-[[gnu::always_inline]] inline void add_codes(typename I::Int* sums, const std::int8_t* queries,
+[[gnu::always_inline]] inline void add_codes(typename I::Int* sums,
+                                             const typename I::QueryCode* queries,
                                              std::int64_t stride,
                                              const std::int8_t* const* elements, std::int64_t d,
                                              const Load& load) {
@@ -51,7 +63,7 @@ template <class I, int Rows, class Load>
 
 // Lane r * Elements + e of the result is <query row r, element e>, with the elements biased.
 template <class I, int Rows>
-[[gnu::always_inline]] inline typename I::Int dot_codes(const std::int8_t* queries,
+[[gnu::always_inline]] inline typename I::Int dot_codes(const typename I::QueryCode* queries,
                                                         std::int64_t stride,
                                                         const std::int8_t* const* elements,
                                                         std::int64_t dim) {
@@ -94,7 +106,7 @@ void multiply_listed(const CodeRows& rows, const CodeElements& elements, std::in
         }
         for (std::int64_t row = 0; row < rows.count; row += Rows) {
             std::int32_t dots[I::width];
-            I::store(dots, dot_codes<I, Rows>(rows.codes + row * rows.stride, rows.stride,
+            I::store(dots, dot_codes<I, Rows>(rows.from<typename I::QueryCode>(row), rows.stride,
                                               addresses, elements.dim));
             for (std::int64_t e = 0; e < real; ++e) {
                 std::int32_t* out = tile + elements.places[first + e] + row * I::width;
@@ -123,8 +135,8 @@ void multiply_sets(const CodeRows& rows, const CodeSets& sets, std::int32_t* til
                 const std::int8_t* set = sets.codes + lane * sets.set_stride;
                 for (int e = 0; e < Elements; ++e) addresses[e] = set + (j + e) * sets.dim;
                 I::store(dots + lane * I::width,
-                         dot_codes<I, Rows>(rows.codes + row * rows.stride, rows.stride, addresses,
-                                            sets.dim));
+                         dot_codes<I, Rows>(rows.from<typename I::QueryCode>(row), rows.stride,
+                                            addresses, sets.dim));
             }
             typename V::F columns[I::width];  // moved as floats, bit for bit
             V::transpose(reinterpret_cast<const float*>(dots), columns);

@@ -43,7 +43,7 @@ CodedQueries::CodedQueries(const Sets& queries, std::int64_t first, std::int64_t
                            const Similarity& similarity, std::int64_t gallery_elements,
                            const Int8Kernel& kernel)
     : block_{first, count, queries.elements, queries.dim, round_up(queries.dim, code_padding),
-             nullptr, nullptr, {}, {}},
+             nullptr, nullptr, {}, {}, {}},
       parts_{Part(count * queries.elements + code_rows, block_.padded_dim),
              Part(count * queries.elements + code_rows, block_.padded_dim)},
       norms_(static_cast<std::size_t>(count * queries.elements)) {
@@ -64,15 +64,18 @@ CodedQueries::CodedQueries(const Sets& queries, std::int64_t first, std::int64_t
     for (int i = 0; i < 2; ++i) {
         Part& part = parts_[i];
         block_.codes[i] = part.codes;
+        block_.wide[i] = part.wide;
         block_.terms[i] = {part.scales.data(), part.weights.data(), part.constants.data(),
                            part.sums.data()};
     }
 }
 
 CodedQueries::Part::Part(std::int64_t rows, std::int64_t bytes)
-    : bytes(bytes), memory(rows * bytes / 4),
-      codes(reinterpret_cast<std::int8_t*>(memory.data())) {
+    : bytes(bytes), memory(rows * bytes / 4), wide_memory(rows * bytes / 2),
+      codes(reinterpret_cast<std::int8_t*>(memory.data())),
+      wide(reinterpret_cast<std::int16_t*>(wide_memory.data())) {
     std::memset(codes, 0, static_cast<std::size_t>(rows * bytes));
+    std::memset(wide, 0, static_cast<std::size_t>(rows * bytes) * sizeof *wide);
     for (auto* values : {&scales, &weights, &constants}) {
         values->resize(static_cast<std::size_t>(rows));
     }
@@ -97,6 +100,7 @@ void CodedQueries::encode(const float* element, std::int64_t row, const Int8Kern
         part.weights[at] = up(norm + rest);
         part.constants[at] = up(rest * unit_bound + cosine_slack(dim, norm));
         for (std::int64_t d = 0; d < dim; ++d) part.sums[at] += codes[d];
+        std::copy_n(codes, dim, part.wide + row * part.bytes);
         std::copy(left.begin(), left.end(), values.begin());
     }
 }
@@ -123,6 +127,7 @@ CodeBlock CodedQueries::query(std::int64_t q) const {
     for (int i = 0; i < 2; ++i) {
         CodeTerms& terms = own.terms[i];
         own.codes[i] += row * own.padded_dim;
+        own.wide[i] += row * own.padded_dim;
         terms = {terms.scales + row, terms.weights + row, terms.constants + row, terms.sums + row};
     }
     return own;

@@ -30,8 +30,9 @@ private:
         std::int8_t* row(std::int64_t row) const { return codes + row * bytes; }
 
         const std::int64_t bytes;  // of a row
-        const Floats memory;       // on cache lines of their own, as loads of whole lines want
+        const Floats memory, wide_memory;  // on cache lines of their own: whole lines are loaded
         std::int8_t* const codes;
+        std::int16_t* const wide;
         std::vector<float> scales, weights, constants;
         std::vector<std::int32_t> sums;
     };

@@ -113,7 +113,8 @@ private:
     void multiply(Range j, Range x) const {
         constexpr int most = V::width < code_rows ? V::width : code_rows;
         for (int part = 0; part < parts_; ++part) {
-            const CodeRows rows{block_.codes[part] + x.begin * block_.padded_dim,
+            const std::int64_t from = x.begin * block_.padded_dim;
+            const CodeRows rows{block_.codes[part] + from, block_.wide[part] + from,
                                 block_.padded_dim, tile_rows(x)};
             switch (rows.count) {
                 case 1: multiply_part<1>(j, rows, scratch_.dots[part]); break;
