@@ -15,9 +15,11 @@ from typing import Any
 from sass_cases import RERANKED, TYPES, Case
 from sass_model import (
     CLOCK,
+    COPY,
     PROCESSORS,
     READ,
     SHARED_MEMORY,
+    TILE,
     added_cycles,
     cublas_cycles,
     floor_cycles,
@@ -38,11 +40,18 @@ STREAMED = (
 #: Bound by products: goal of the compute floor.
 MULTIPLIED = ((Case("search", 4, 1024, (64, MILLION)), SEARCH, 0.85),)
 TRIPLET, ONE_GEMM = 3, 1.6  # pairs that a set's triplets touch; the goal in products
+DENSE = Case("log_sum_exps", 4, 1024, (4096, 4096))
+DENSE_GOAL = 5.0  # products, four of which it makes
+#: Sets of many elements, on their peers' shapes: near the floor no peer can be much faster.
+LONG = (
+    Case("scores", 128, 128, (16, 32_768), similarity="maxsim", size=32),
+    Case("scores", 1024, 128, (4, 1024), similarity="maxsim"),
+)
 
 
 def cases() -> list[Case]:
     """Those to compile."""
-    return [case for case, *_ in STREAMED + MULTIPLIED] + [BATCH]
+    return [case for case, *_ in STREAMED + MULTIPLIED] + [BATCH, DENSE, *LONG]
 
 
 def streamed(case: Case, record: dict[str, Any], goal: float) -> dict[str, Any]:
@@ -94,6 +103,46 @@ def triplet(mining: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def dense(lse: dict[str, Any], weights: dict[str, Any]) -> dict[str, Any]:
+    """Forward and backward of a loss of all negatives: log-sum-exps, weights, two products.
+
+    The loop of the weights' tile was never timed: it is taken to multiply as fast as the one that
+    was. Its weights are written at the copy rate, and nothing hides that.
+    """
+    whole = cublas_cycles(DENSE.dims)
+    first = (loop_cycles(DENSE.dims) + max(added_cycles(lse))) / whole
+    rows, columns = (int(side) for side in weights["tile"].split("x")[:2])
+    halves = TILE / (rows * columns)
+    second = (loop_cycles(DENSE.dims) + halves * max(added_cycles(weights))) / whole
+    batch, width = DENSE.sets[0], TYPES[DENSE.dtype].itemsize
+    ms = 1000 * (batch * DENSE.k) ** 2 * width / COPY
+    written = ms / matmul_ms(batch, batch, DENSE.dims)
+    total = first + second + written + 2
+    return {
+        "goal": f"InfoNCE, batch {batch} K=4 D=1024, both ways: {DENSE_GOAL:g} products",
+        "predicted": total,
+        "met": "yes" if total <= DENSE_GOAL else "no",
+        "why": f"log-sum-exps {first:.2f}, weights {second:.2f} and writing them {written:.2f}, "
+        "two products",
+    }
+
+
+def long_sets(case: Case, record: dict[str, Any]) -> dict[str, Any]:
+    """Scores of long sets, as a row: a step of the walk against its products."""
+    rows, columns, _ = (int(side) for side in record["tile"].split("x"))
+    products = floor_cycles(case.dims) * rows * columns / TILE
+    warps = record["warps"]
+    issue, special = record["loop"] * warps / 4, 2 * record["mufu"] * warps
+    share = products / max(products, issue, special)
+    return {
+        "goal": f"{case.operation} {case.shape}: no slower than its peers",
+        "predicted": share,
+        "met": "",
+        "why": f"of the compute floor: a step takes {products:,.0f} cycles of products and "
+        f"{issue:,.0f} of instructions; peers were not measured",
+    }
+
+
 def codes_ratio() -> dict[str, Any]:
     """How many times fewer bytes a scan of codes reads than one of halves."""
     element = replace(BATCH, dtype="fp16").dims
@@ -115,4 +164,10 @@ def rows(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
         for case, kernel, goal in group
     ]
     mining = by_name["mine_hardest_negatives", BATCH.operation, BATCH.shape]
-    return [*found, codes_ratio(), triplet(mining)]
+    named = DENSE.operation, DENSE.shape
+    losses = [
+        triplet(mining),
+        dense(by_name["row_column_lse", *named], by_name["score_weights", *named]),
+    ]
+    walks = [long_sets(c, by_name["long_sets", c.operation, c.shape]) for c in LONG]
+    return [*found, codes_ratio(), *losses, *walks]

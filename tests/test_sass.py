@@ -162,6 +162,13 @@ def test_goals_are_judged(load):
     loss = goals.triplet(mining)
     assert 1.0 < loss["predicted"] < 1.6 and loss["met"] == "yes"
     assert goals.triplet(mining | {"epilogue": 9000})["met"] == "no"
+    weights = mining | {"tile": "128x128x64"}
+    loss = goals.dense(mining, weights)
+    assert 4.0 < loss["predicted"] < 5.0 and loss["met"] == "yes"
+    assert goals.dense(mining, weights | {"epilogue": 9000})["met"] == "no"
+    walk = {"tile": "256x64x128", "warps": 8, "loop": 300, "mufu": 4}
+    assert goals.long_sets(goals.LONG[0], walk)["predicted"] == 1
+    assert goals.long_sets(goals.LONG[0], walk | {"loop": 1400})["predicted"] < 0.5
 
 
 def test_the_page_shows_this_model(load):
