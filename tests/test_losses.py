@@ -136,8 +136,9 @@ def assert_equal_steps(got, expected, temperature=0.05):
 
     A loss divides scores, and what rounding did to them, by its temperature.
     """
+    ordinary = 1e-6 * max(1, 0.05 / temperature)
     for place, (a, b) in enumerate(zip(got, expected, strict=True)):
-        slack = 1e-5 if place == LossParts._fields.index("mmd") else 1e-6 * max(1, 0.05 / temperature)
+        slack = 1e-5 if place == LossParts._fields.index("mmd") else ordinary
         torch.testing.assert_close(a, b, atol=slack, rtol=1e-5)
 
 
