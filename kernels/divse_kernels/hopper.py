@@ -41,9 +41,9 @@ def why_not(
     queries: Tensor, gallery: Tensor, alpha: float | Tensor = 16.0, ragged: bool = False
 ) -> str | None:
     """Why the kernel cannot score (B, K, D) queries against an (N, L, D) gallery, or None."""
-    reason = supports(queries, gallery)
+    reason = _device_refusal(queries.device) or supports(queries, gallery)
     if reason is not None:
-        return reason.replace("Triton kernels", "CUDA kernel")
+        return reason
     if queries.dtype not in DTYPES[1:]:
         return f"the CUDA kernel takes float16 or bfloat16, got {queries.dtype}"
     if queries.shape[1] != gallery.shape[1] or queries.shape[1] not in SIZES:
@@ -57,7 +57,7 @@ def why_not(
         return "the CUDA kernel takes alpha as a number, got a tensor"
     if not 0 < alpha <= MAX_ALPHA:
         return f"the CUDA kernel takes alpha in (0, {MAX_ALPHA:g}], got {alpha}"
-    return _device_refusal(queries.device)
+    return None
 
 
 def _device_refusal(device: torch.device) -> str | None:
