@@ -170,11 +170,13 @@ def of_run(work: Path, run: Path, sets: int, queries: int) -> Data:
 
     gallery = Gallery.open(run / "gallery")
     name = run.name + ("+noise" if sets > len(gallery) else "")
-    folder = work / f"run-{name}-covariance-{sets}-{queries}-{gallery.manifest.checksum[:8]}"
+    folder = work / f"run-{name}-unit-{sets}-{queries}-{gallery.manifest.checksum[:8]}"
     if (folder / "whole").exists():
         return Data(name, folder)
     folder.mkdir(parents=True, exist_ok=True)
-    known = np.asarray(gallery.sets(np.arange(min(sets, len(gallery)))).values, dtype=np.float32)
+    # A gallery keeps fp16, whose rounding leaves lengths a little off 1.
+    stored = gallery.sets(np.arange(min(sets, len(gallery)))).values
+    known = unit(np.asarray(stored, dtype=np.float32))
     rng = np.random.default_rng(0)
     elements = known.reshape(-1, known.shape[-1])
     covariance = np.cov(elements.T) + 1e-6 * np.eye(elements.shape[1])

@@ -98,6 +98,7 @@ def test_a_runs_embeddings_are_enlarged_by_noise(load, tmp_path, model):
     assert (small.name, large.name) == ("scenes", "scenes+noise")
     assert small.sets.shape[0] == 20 and len(large.sets) == 70 and len(large.asked) == 6
     assert np.allclose(large.sets[:30], some.sets, atol=1e-3)  # stored as float16
+    assert np.allclose(np.linalg.norm(large.sets, axis=-1), 1, atol=1e-6)
     cosines = np.einsum("nkd,mkd->nmk", large.sets[30:], large.sets[:30]).min(2).max(1)
     assert (cosines > 0.865).all() and (cosines < 0.9999).all()
 
