@@ -61,9 +61,10 @@ def scores_backward(
 
 
 @scores_backward.register_fake
-def _(
+def like_sides(
     grad_scores: Tensor, queries: Tensor, gallery: Tensor, *options: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """What an operator whose last options say which gradients are wanted returns, without data."""
     *_, for_queries, for_gallery, _ = options
     moment = queries.new_empty((), dtype=torch.float64)
     return empty_unless(for_queries, queries), empty_unless(for_gallery, gallery), moment

@@ -11,7 +11,7 @@ import triton
 from torch import Tensor
 
 from divse_kernels.launch import Side, launches, on_device, problem
-from divse_kernels.long_tile import Pass, column_sets_a_program, passes
+from divse_kernels.long_tile import Pass, column_sets_a_program, passes, tile_constants
 from divse_kernels.long_weights import long_weights
 from divse_kernels.problem import SMOOTH_CHAMFER, Problem, padded
 from divse_kernels.products import Chunk, Lost, weighted_sums
@@ -22,21 +22,11 @@ from divse_kernels.tuning import Tile, long_weights_tile, named_weights_tile
 def constants(task: Problem, tile: Tile, one: Pass, k2: int, add: bool) -> dict[str, object]:
     """Compile-time arguments of the kernel."""
     return {
-        **tile.constants,
-        **tile.row_order(k2),
-        "K2": k2,
-        "SIMILARITY": task.similarity,
+        **tile_constants(task, tile, k2),
         "SHIFT": task.factors < 2,  # products with the reciprocals of sums stay in range
         "ROWS": one.rows,
         "COLUMNS": one.columns,
         "ADD": add,
-        "ROW_RAGGED": task.row_ragged,
-        "COLUMN_RAGGED": task.column_ragged,
-        "ROW_PADDING": task.row_ragged or task.row_size % k2 != 0,
-        "COLUMN_PADDING": task.column_ragged or task.column_size % tile.block_n != 0,
-        "ALPHA_ON_DEVICE": task.alpha is None,
-        "EVEN_D": task.dims % tile.block_d == 0,
-        "RESIDENT": task.dims <= tile.block_d,
     }
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from divse_kernels import long_pairs as pair_gradients
-from divse_kernels.backward_ops import alpha_gradient, empty_unless, present
+from divse_kernels.backward_ops import alpha_gradient, like_sides, present
 from divse_kernels.launch import Side
 from divse_kernels.long_sets import Names, named_scores
 
@@ -73,13 +73,7 @@ def _gradients(
     return *present(tuple(grads), (queries, gallery)), moment
 
 
-@_gradients.register_fake
-def _(
-    grad_scores: Tensor, queries: Tensor, gallery: Tensor, *options: Any
-) -> tuple[Tensor, Tensor, Tensor]:
-    *_, for_queries, for_gallery, _ = options
-    moment = queries.new_empty((), dtype=torch.float64)
-    return empty_unless(for_queries, queries), empty_unless(for_gallery, gallery), moment
+_gradients.register_fake(like_sides)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

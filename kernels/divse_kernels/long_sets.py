@@ -27,6 +27,7 @@ from divse_kernels.long_tile import (
     extent,
     passes,
     resident_rows,
+    tile_constants,
 )
 from divse_kernels.problem import SHIFTED, SMOOTH_CHAMFER, Problem, padded
 from divse_kernels.tiles import LOG2_E, MASKED, bound, row_order
@@ -170,21 +171,11 @@ def constants(
     """Compile-time arguments of the kernel; `rows`, `columns`: the directions that are needed."""
     k2 = tile.block_m if named else min(padded(task.row_size), tile.block_m)
     return {
-        **tile.constants,
-        **tile.row_order(k2),
-        "K2": k2,
-        "SIMILARITY": task.similarity,
+        **tile_constants(task, tile, k2),
         "SHIFT": task.factors == SHIFTED,
         "LOG_MEAN": log_mean and task.similarity == SMOOTH_CHAMFER,
         "ROWS": rows,
         "COLUMNS": columns,
-        "ROW_RAGGED": task.row_ragged,
-        "COLUMN_RAGGED": task.column_ragged,
-        "ROW_PADDING": task.row_ragged or task.row_size % k2 != 0,
-        "COLUMN_PADDING": task.column_ragged or task.column_size % tile.block_n != 0,
-        "ALPHA_ON_DEVICE": task.alpha is None,
-        "EVEN_D": task.dims % tile.block_d == 0,
-        "RESIDENT": task.dims <= tile.block_d,
     }
 
 

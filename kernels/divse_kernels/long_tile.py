@@ -19,7 +19,7 @@ from torch import Tensor
 from divse_kernels.launch import Side, problem
 from divse_kernels.problem import ONE_SIDED, Problem
 from divse_kernels.tiles import MIXED_SCALE, cosine_tile, dot_of_elements
-from divse_kernels.tuning import PROCESSORS
+from divse_kernels.tuning import PROCESSORS, Tile
 
 LONGEST = 1024
 WHOLE = 128  # elements that fit in the rows of every tile of long sets
@@ -153,3 +153,20 @@ def column_sets_a_program(task: Problem, m_tiles: int) -> int:
     """So many that rows are seldom read for a short set, and that programs fill the device."""
     walk = min(32, WALKED // task.column_size)
     return max(1, min(walk, task.column_sets * m_tiles // (8 * PROCESSORS[task.arch])))
+
+
+def tile_constants(task: Problem, tile: Tile, k2: int) -> dict[str, int | bool | str]:
+    """Compile-time arguments that every walk over columns takes; `k2` rows are one row set's."""
+    return {
+        **tile.constants,
+        **tile.row_order(k2),
+        "K2": k2,
+        "SIMILARITY": task.similarity,
+        "ROW_RAGGED": task.row_ragged,
+        "COLUMN_RAGGED": task.column_ragged,
+        "ROW_PADDING": task.row_ragged or task.row_size % k2 != 0,
+        "COLUMN_PADDING": task.column_ragged or task.column_size % tile.block_n != 0,
+        "ALPHA_ON_DEVICE": task.alpha is None,
+        "EVEN_D": task.dims % tile.block_d == 0,
+        "RESIDENT": task.dims <= tile.block_d,
+    }
