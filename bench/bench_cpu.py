@@ -13,6 +13,8 @@ One query or 16 for the 10 best of N sets. Variants, all exact for the precision
                               only), where they are installed
     read fp32, fp16, int8     a sum over the same bytes: the floor of a scan that reads them once
 
+Processes of the lowest priority keep the cores awake while anything is timed.
+
 Columns: ms (median), x read (times its own floor; medians of ratios within a round), of read (its
 inverse), x product, x rival (how many times faster than the fastest of torch, torch.compile and
 numpy), survivors, error against float64 and its gate, which also finds a set that was missed.
@@ -47,7 +49,7 @@ from cpu_searches import (
     query_major,
     reduce,
 )
-from harness import EPS32, Verdict, ratio
+from harness import EPS32, Verdict, cores_awake, ratio
 from report import Report, parser, results_folder
 from torch import Tensor
 
@@ -252,17 +254,19 @@ def main() -> int:
     report.note(isa=divse_native.instruction_sets()[0])  # a hypervisor may hide some of a CPU's
     folder = args.out if args.out is None or str(args.out) != "." else results_folder(report.device)
     done = keep_measured(report, folder) if args.resume and folder else set()
-    for group in cells(args.tiny, args.sizes):
-        missing = [cell for cell in group if str(cell) not in done]
-        data = Data(group[0].sets, group[0].k, group[0].dim) if missing else None
-        for cell in missing:
-            gate = Gate(cell, data)
-            times = measured(cell, data, args, gate)
-            for row in rows(cell, gate, times):
-                report.add(gate.verdicts.get(row["variant"]), **row)
-            if folder:
-                plot(report.rows, folder)
-        del data
+    with cores_awake() as awake:
+        report.note(cores="kept awake" if awake else "may sleep")
+        for group in cells(args.tiny, args.sizes):
+            missing = [cell for cell in group if str(cell) not in done]
+            data = Data(group[0].sets, group[0].k, group[0].dim) if missing else None
+            for cell in missing:
+                gate = Gate(cell, data)
+                times = measured(cell, data, args, gate)
+                for row in rows(cell, gate, times):
+                    report.add(gate.verdicts.get(row["variant"]), **row)
+                if folder:
+                    plot(report.rows, folder)
+            del data
     return report.finish()
 
 

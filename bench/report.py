@@ -24,6 +24,7 @@ def environment(device: torch.device) -> dict[str, Any]:
     """Record what a figure depends on: device, versions, commit, date."""
     record = {
         "device": device_name(device),
+        "processor": processor(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -46,12 +47,24 @@ def device_name(device: torch.device) -> str:
     """Name of the GPU, or of the processor."""
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def processor() -> str:
+    """Family and model of an x86 processor, which a virtual machine may hide behind one name."""
+    words = ("cpu family", "model")
+    found = [f"{word} {value}" for word in words if (value := _cpuinfo(word))]
+    return ", ".join(found) or platform.machine()
+
+
+def _cpuinfo(key: str) -> str | None:
+    """The first value of a key in /proc/cpuinfo."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        lines = []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or platform.machine()
+        return None
+    pairs = (line.partition(":") for line in lines)
+    return next((value.strip() for name, _, value in pairs if name.strip() == key), None)
 
 
 def results_folder(device: torch.device) -> Path:

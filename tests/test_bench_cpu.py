@@ -1,7 +1,10 @@
 """The CPU bench on tiny shapes: its gates, its columns, its plot."""
 
 import json
+import os
 import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -67,3 +70,20 @@ def test_both_orders_of_the_product_agree(load):
     assert one.shape == (2, 7, 3, 3)
     torch.testing.assert_close(one, other)
     torch.testing.assert_close(one, torch.einsum("bkd,nld->bnkl", queries, block))
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="the scheduler of Linux")
+def test_processes_that_keep_cores_awake_give_way_and_end(load):
+    def spinning():
+        tasks = Path("/proc/self/task").glob("*/children")
+        return {int(child) for task in tasks for child in task.read_text().split()}
+
+    before = spinning()
+    with load("harness").cores_awake() as awake:
+        ours = spinning() - before
+        assert awake and len(ours) == len(os.sched_getaffinity(0))
+        deadline = time.monotonic() + 20
+        while {os.sched_getscheduler(child) for child in ours} != {os.SCHED_IDLE}:
+            assert time.monotonic() < deadline, "they run before whatever is measured"
+            time.sleep(0.01)
+    assert not ours & spinning()
