@@ -13,7 +13,9 @@ One query or 16 for the 10 best of N sets. Variants, all exact for the precision
                               only), where they are installed
     read fp32, fp16, int8     a sum over the same bytes: the floor of a scan that reads them once
 
-Processes of the lowest priority keep the cores awake while anything is timed.
+Processes of the lowest priority keep the cores awake while anything is timed, and other bytes fill
+the caches before every sample: each call reads its gallery from memory. --cached times a call that
+comes right after the same call instead, with what is left of its gallery in the caches.
 
 Columns: ms (median), x read (times its own floor; medians of ratios within a round), of read (its
 inverse), x product, x rival (how many times faster than the fastest of torch, torch.compile and
@@ -22,7 +24,7 @@ numpy), survivors, error against float64 and its gate, which also finds a set th
 The files are written cell by cell; --resume keeps those cells that this commit has measured.
 
     python bench/bench_cpu.py [--only TEXT] [--sizes N ...] [--seconds S] [--tiny] [--no-compile]
-                              [--out [DIR]] [--resume]
+                              [--cached] [--out [DIR]] [--resume]
 """
 
 from __future__ import annotations
@@ -58,6 +60,8 @@ import divse_native
 Calls = dict[str, Callable[[], Any]]
 LONG_UP_TO = 10_000  # sets of K=32 for 16 queries: bound by arithmetic, which only grows with N
 REST_SECONDS = 0.03  # OpenMP's and OpenBLAS' threads spin for less after their work
+SAME_RUN = ("commit", "processor", "isa", "threads", "torch", "cached")
+OTHER_BYTES = 1 << 27  # more than the caches of a few cores hold
 
 
 @dataclass(frozen=True)
@@ -122,19 +126,24 @@ class Gate:
 
 
 def milliseconds(call: Callable[[], Any]) -> float:
-    """Of one call on a machine at rest, where no other library's threads still spin."""
-    time.sleep(REST_SECONDS)
+    """Of one call."""
     start = time.perf_counter()
     call()
     return 1000 * (time.perf_counter() - start)
 
 
-def time_rounds(calls: Calls, seconds: float) -> dict[str, list[float]]:
+def time_rounds(calls: Calls, seconds: float, cached: bool = False) -> dict[str, list[float]]:
     """Milliseconds of each call, one a round, for about ``seconds``; 3 rounds, 2 of slow calls."""
     times: dict[str, list[float]] = {name: [] for name in calls}
+    fill = torch.zeros(OTHER_BYTES // 8, dtype=torch.int64).sum
     for round_number in range(1, 101):
         start = time.perf_counter()
         for name, call in calls.items():
+            if not cached:
+                fill()
+            time.sleep(REST_SECONDS)
+            if cached:
+                call()
             times[name].append(milliseconds(call))
         one = time.perf_counter() - start
         if round_number >= (2 if one > 10 else 3) and round_number * one >= seconds:
@@ -155,7 +164,7 @@ def measured(cell: Cell, data: Data, options: argparse.Namespace, gate: Gate) ->
     rest = floors(data, queries)
     for call in rest.values():  # first touches stay outside
         call()
-    return time_rounds(calls | rest, options.seconds)
+    return time_rounds(calls | rest, options.seconds, options.cached)
 
 
 def rows(cell: Cell, gate: Gate, times: Mapping[str, list[float]]) -> list[dict[str, Any]]:
@@ -230,7 +239,7 @@ def keep_measured(report: Report, folder: Path) -> set[str]:
     except FileNotFoundError:
         return set()
     was, here = earlier["environment"], report.environment
-    if any(was.get(key) != here[key] for key in ("commit", "device", "isa", "threads", "torch")):
+    if any(was.get(key) != here[key] for key in SAME_RUN):
         print("--resume: another commit, machine or torch; measuring everything", file=sys.stderr)
         return set()
     # The last row of every cell.
@@ -247,11 +256,13 @@ def main() -> int:
     arguments.add_argument("--only", default="", help="variants whose name contains this")
     arguments.add_argument("--sizes", type=int, nargs="+", default=[], help="these N only")
     arguments.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
+    arguments.add_argument("--cached", action="store_true", help="galleries may lie in caches")
     arguments.add_argument("--resume", action="store_true", help="keep what this commit measured")
     args = arguments.parse_args()
     args.device = "cpu"
     report = Report("bench_cpu", args)
-    report.note(isa=divse_native.instruction_sets()[0])  # a hypervisor may hide some of a CPU's
+    isa = divse_native.instruction_sets()[0]  # a hypervisor may hide some of a CPU's
+    report.note(isa=isa, cached=args.cached)
     folder = args.out if args.out is None or str(args.out) != "." else results_folder(report.device)
     done = keep_measured(report, folder) if args.resume and folder else set()
     with cores_awake() as awake:
