@@ -42,6 +42,16 @@ struct Avx2 {
         return load(tail);
     }
     static void store(float* p, F x) { _mm256_storeu_ps(p, x); }
+    // Lane i of the results is p[i / 2], and p[i % 2].
+    static F spread(const float* p) {
+        const __m256i lane = _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3);
+        return _mm256_permutevar8x32_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), lane);
+    }
+    static F cycle(const float* p) {
+        double both;
+        __builtin_memcpy(&both, p, sizeof both);
+        return _mm256_castpd_ps(_mm256_set1_pd(both));
+    }
 
     static F add(F a, F b) { return _mm256_add_ps(a, b); }
     static F sub(F a, F b) { return _mm256_sub_ps(a, b); }

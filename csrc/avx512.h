@@ -35,6 +35,12 @@ struct Avx512 {
         return load(tail);
     }
     static void store(float* p, F x) { _mm512_storeu_ps(p, x); }
+    // Lane i of the results is p[i / 4], and p[i % 4].
+    static F spread(const float* p) {
+        const __m512i lane = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+        return _mm512_permutexvar_ps(lane, _mm512_castps128_ps512(_mm_loadu_ps(p)));
+    }
+    static F cycle(const float* p) { return _mm512_broadcast_f32x4(_mm_loadu_ps(p)); }
 
     static F add(F a, F b) { return _mm512_add_ps(a, b); }
     static F sub(F a, F b) { return _mm512_sub_ps(a, b); }

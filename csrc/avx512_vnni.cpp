@@ -9,6 +9,7 @@ namespace {
 struct Vnni {
     using Int = __m512i;
     static constexpr int width = 16, bytes = 64, bias = 128;
+    static constexpr int locality = 3;  // the first cache: few instructions come between
 
     static Int zero() { return _mm512_setzero_si512(); }
     static Int load(const std::int8_t* p) { return biased(_mm512_loadu_si512(p)); }
@@ -26,6 +27,16 @@ struct Vnni {
     static __m512 floats(const std::int32_t* p, std::int32_t sum) {
         return _mm512_cvtepi32_ps(
             _mm512_sub_epi32(_mm512_loadu_si512(p), _mm512_set1_epi32(bias * sum)));
+    }
+
+    static Int biases(const std::int32_t* sums) {
+        const __m512i lane = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+        const __m128i four = _mm_loadu_si128(reinterpret_cast<const __m128i*>(sums));
+        return _mm512_mullo_epi32(_mm512_permutexvar_epi32(lane, _mm512_castsi128_si512(four)),
+                                  _mm512_set1_epi32(bias));
+    }
+    static __m512 floats(Int dots, Int biases) {
+        return _mm512_cvtepi32_ps(_mm512_sub_epi32(dots, biases));
     }
 
     using Lanes = Int;

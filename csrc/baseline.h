@@ -39,6 +39,9 @@ struct Baseline {
         return load(tail);
     }
     static void store(float* p, F x) { std::memcpy(p, &x, sizeof x); }
+    // Lane i of the results is p[i], and p[0].
+    static F spread(const float* p) { return load(p); }
+    static F cycle(const float* p) { return broadcast(*p); }
 
     static F add(F a, F b) { return a + b; }
     static F sub(F a, F b) { return a - b; }

@@ -8,7 +8,7 @@ namespace {
 
 struct Madd {
     using Int = __m256i;
-    static constexpr int width = 8, bytes = 16;
+    static constexpr int width = 8, bytes = 16, locality = codes_locality;
 
     static Int zero() { return _mm256_setzero_si256(); }
     static Int load(const std::int8_t* p) {
@@ -34,6 +34,8 @@ struct Madd {
     static __m256 floats(const std::int32_t* p, std::int32_t) {
         return _mm256_cvtepi32_ps(load_sums(p));
     }
+    static Int biases(const std::int32_t*) { return zero(); }
+    static __m256 floats(Int dots, Int) { return _mm256_cvtepi32_ps(dots); }
 
     // Lanes take bytes as they are: the instruction wants unsigned ones, so signs of the gallery's
     // codes go to the query's. No code exceeds 127 both times, and two products fit in 16 bits.

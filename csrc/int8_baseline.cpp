@@ -8,7 +8,7 @@ namespace {
 struct Plain {
     typedef std::int32_t Int __attribute__((vector_size(16)));
     typedef std::int8_t Bytes __attribute__((vector_size(4)));
-    static constexpr int width = 4, bytes = 4;
+    static constexpr int width = 4, bytes = 4, locality = codes_locality;
 
     static Int zero() { return Int{}; }
     static Int load(const std::int8_t* p) {
@@ -30,6 +30,8 @@ struct Plain {
         __builtin_memcpy(&x, p, sizeof x);
         return __builtin_convertvector(x, Baseline::F);
     }
+    static Int biases(const std::int32_t*) { return zero(); }
+    static Baseline::F floats(Int dots, Int) { return __builtin_convertvector(dots, Baseline::F); }
 
     using Lanes = Int;
     struct LaneQuery {

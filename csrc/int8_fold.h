@@ -106,13 +106,20 @@ public:
     // counts: elements of the sets, one a lane
     CodeFold(const CodeBlock& block, const Terms& terms, const CodeScratch& scratch,
              const std::int64_t* counts)
-        : block_(block), terms_(terms), scratch_(scratch), exp2_(terms.scale),
-          rough_exp2_(terms.scale), rows_(block.count * block.elements) {
+        : CodeFold(block, terms, scratch, 1) {
+        shortest_ = counts[0];
         for (int lane = 0; lane < V::width; ++lane) {
             lengths_[lane] = static_cast<float>(counts[lane]);
             longest_ = most(longest_, counts[lane]);
             shortest_ = least(shortest_, counts[lane]);
         }
+    }
+    // count: elements of each set
+    CodeFold(const CodeBlock& block, const Terms& terms, const CodeScratch& scratch,
+             std::int64_t count)
+        : block_(block), terms_(terms), scratch_(scratch), exp2_(terms.scale),
+          rows_(block.count * block.elements), longest_(count), shortest_(count) {
+        V::store(lengths_, V::broadcast(static_cast<float>(count)));
     }
 
     std::int64_t longest() const { return longest_; }
@@ -131,16 +138,17 @@ public:
         if (terms_.path == Path::sums) score(Path::shifted, out, stride, fill);
     }
 
-    // Estimates where all sets of the lanes are of one size: `add(q, sums, combine)` adds all cosines
-    // with query q to its sums.
-    template <class Add>
+    // Scores where all sets of the lanes are of one size, exponentials by Exp: `add(q, sums, combine)`
+    // adds all cosines with query q to its sums.
+    template <class Exp, class Add>
     bool run_uniform(float* out, std::int64_t stride, const Add& add) const {
+        const Exp exp2(terms_.scale);
         bool sound = true;
         for (std::int64_t q = 0; q < block_.count; ++q) {
             const Path path = terms_.path;
             begin<V>(sums(q), longest_, block_.counts[q], path);
             if (path == Path::sums) {
-                add(q, sums(q), AddExponentials<V, RoughExp2<V>>{rough_exp2_});
+                add(q, sums(q), AddExponentials<V, Exp>{exp2});
                 sound &= store_smooth(q, out + q * stride);
             } else {
                 add(q, sums(q), KeepLargest<V>{});
@@ -209,9 +217,8 @@ private:
     const Terms& terms_;
     const CodeScratch& scratch_;
     const Exp2<V> exp2_;
-    const RoughExp2<V> rough_exp2_;
     const std::int64_t rows_;
-    std::int64_t longest_ = 1, shortest_ = INT64_MAX;
+    std::int64_t longest_, shortest_;
     float lengths_[V::width];
 };
 

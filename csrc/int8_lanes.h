@@ -89,7 +89,7 @@ public:
         if (!fold_.is_uniform() || terms_.path == Path::shifted) {
             return fold_.run(out, stride, fill);
         }
-        const bool sound = fold_.run_uniform(
+        const bool sound = fold_.template run_uniform<RoughExp2<V>>(
             out, stride, [this](std::int64_t q, const Sums& sums, auto combine) {
                 add_cosines(q, sums, combine);
             });

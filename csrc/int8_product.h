@@ -2,7 +2,9 @@
 //   Int: `width` lanes of int32; `bytes` of codes a step
 //   load, load_first(gallery codes, how many are there), load_query(codes of type QueryCode)
 //   zero, dot(sum, gallery, query), sum_each, store
-//   floats(dots, sum of the query's codes): load may add a constant to codes, this takes it off
+//   locality: where codes are fetched to, as of __builtin_prefetch
+//   floats(dots, sum of the query's codes): load may add a constant to codes, this takes it off;
+//   floats(dots, biases(sums of four rows)) does where lanes are those of four rows in turn
 #pragma once
 
 #include "int8_kernel.h"
@@ -33,9 +35,9 @@ struct CodeRows {
     }
 };
 
-// Bytes ahead of the elements in work that are fetched, into the second cache (see dot.h: fp32).
+// Bytes ahead of the elements in work that are fetched (see dot.h).
 constexpr std::int64_t fetched_ahead_codes = 8192;
-constexpr int codes_locality = 2;
+constexpr int codes_locality = 2;  // of __builtin_prefetch: the second cache
 
 // One step of the inner products of Rows query rows and as many elements as fill a register.
 // Inlined always, else the sums would not stay in registers.
@@ -72,10 +74,12 @@ template <class I, int Rows>
 #pragma GCC unroll 16
     for (int i = 0; i < I::width; ++i) sums[i] = I::zero();
     std::int64_t d = 0;
-    for (; d + line <= dim; d += line) {
+    // In the order of memory, which hardware prefetchers follow; they do not follow the elements.
+    const std::int8_t* ahead = elements[0] + fetched_ahead_codes;
+    for (; d + line <= dim; d += line, ahead += line * (I::width / Rows)) {
 #pragma GCC unroll 16
         for (int e = 0; e < I::width / Rows; ++e) {
-            __builtin_prefetch(elements[e] + d + fetched_ahead_codes, 0, codes_locality);
+            __builtin_prefetch(ahead + line * e, 0, I::locality);
         }
 #pragma GCC unroll 4
         for (std::int64_t b = 0; b < line; b += I::bytes) {

@@ -38,10 +38,6 @@ public:
             multiply(elements, rows);
             raise_cosines(elements, rows);
         });
-        for (std::int64_t q = 0; q < block_.count; ++q) {
-            float* bounds = out + q * stride;
-            V::store(bounds, V::add(V::load(bounds), V::broadcast(block_.margins[q])));
-        }
     }
 
 private:
@@ -155,11 +151,90 @@ private:
     bool adjacent_;  // full lanes of sets of one size that follow one another
 };
 
+// The same by the first part, for full lanes of sets of one size that follow one another: cosines
+// stay in registers, and are raised before they are transposed, where a set's scales lie together.
+template <class V, class I>
+class UniformScorer {
+    using F = typename V::F;
+    static constexpr int Rows = code_rows, Elements = V::width / Rows;
+
+public:
+    UniformScorer(const CodeBlock& block, const Codes& gallery, const CodeLanes& sets,
+                  const Terms& terms, const CodeScratch& scratch)
+        : block_(block), gallery_(gallery), size_(gallery.elements), first_(sets.first * size_),
+          fold_(block, terms, scratch, size_) {}
+
+    static bool serves(const CodeBlock& block, const Codes& gallery, const CodeLanes& sets) {
+        constexpr std::int64_t first_cache = 1 << 15;  // each query goes over the sets again
+        const std::int64_t bytes = V::width * gallery.elements * gallery.dim;
+        bool even = gallery.elements % Elements == 0 && (block.count == 1 || bytes <= first_cache);
+        for (std::int64_t q = 0; q < block.count; ++q) even &= block.counts[q] % Rows == 0;
+        return even && sets.count == V::width && !sets.ids && !gallery.lengths && !gallery.offsets;
+    }
+
+    // False if a score was left as NaN.
+    bool run(float* out, std::int64_t stride) const {
+        return fold_.template run_uniform<Exp2<V>>(
+            out, stride, [this](std::int64_t q, const Sums& sums, auto combine) {
+                for (std::int64_t j = 0; j < size_; j += Elements) {
+                    for (std::int64_t i = 0; i < block_.counts[q]; i += Rows) {
+                        F cosines[V::width];
+                        multiply(j, q * block_.elements + i, cosines);
+                        add_block<V, Elements, Rows>(cosines, sums.a + j * V::width,
+                                                     sums.b + i * V::width, combine);
+                    }
+                }
+            });
+    }
+
+private:
+    // cosine + error [element][row] of elements j.. with rows x.., one set a lane.
+    void multiply(std::int64_t j, std::int64_t x, F* cosines) const {
+        const CodeTerms& terms = block_.terms[0];
+        const CodeRows rows{block_.codes[0], block_.wide[0], block_.padded_dim, Rows};
+        const auto* queries = rows.from<typename I::QueryCode>(x);
+        const auto biases = I::biases(terms.sums + x);
+        const F scale = V::spread(terms.scales + x), weight = V::spread(terms.weights + x);
+        const F constant = V::spread(terms.constants + x);
+        float sets[V::width * V::width];
+        for (int lane = 0; lane < V::width; ++lane) {
+            const std::int64_t element = first_ + lane * size_ + j;
+            const std::int8_t* addresses[Elements];
+            for (int e = 0; e < Elements; ++e) {
+                addresses[e] = gallery_.codes + (element + e) * block_.dim;
+            }
+            const F value = V::mul(
+                scale, I::floats(dot_codes<I, Rows>(queries, rows.stride, addresses, block_.dim),
+                                 biases));
+            const F error = V::fma(weight, V::cycle(gallery_.residuals + element), constant);
+            V::store(sets + lane * V::width,
+                     V::fma(value, V::cycle(gallery_.scales + element), error));
+        }
+        F columns[V::width];
+        V::transpose(sets, columns);
+#pragma GCC unroll 16
+        for (int i = 0; i < V::width; ++i) cosines[i] = columns[i % Rows * Elements + i / Rows];
+    }
+
+    const CodeBlock& block_;
+    const Codes& gallery_;
+    const std::int64_t size_, first_;
+    const CodeFold<V> fold_;
+};
+
 template <class V, class I>
 void bound_sets(const CodeBlock& block, const Codes& gallery, const CodeLanes& sets, int parts,
                 const Terms& terms, float* upper, std::int64_t stride,
                 const CodeScratch& scratch) {
-    CodeScorer<V, I>(block, gallery, sets, parts, terms, scratch).run(upper, stride);
+    using Uniform = UniformScorer<V, I>;
+    if (parts != 1 || !Uniform::serves(block, gallery, sets) ||
+        !Uniform(block, gallery, sets, terms, scratch).run(upper, stride)) {
+        CodeScorer<V, I>(block, gallery, sets, parts, terms, scratch).run(upper, stride);
+    }
+    for (std::int64_t q = 0; q < block.count; ++q) {
+        float* bounds = upper + q * stride;
+        V::store(bounds, V::add(V::load(bounds), V::broadcast(block.margins[q])));
+    }
 }
 
 template <class V, class I>

@@ -1,6 +1,9 @@
 #include "parallel.h"
 
 #include <pthread.h>
+#ifdef __linux__
+#include <sched.h>
+#endif
 
 #include <algorithm>
 #include <chrono>
@@ -15,11 +18,37 @@ namespace divse {
 
 namespace {
 
+// The core that a thread runs on. Where the kernel wakes a helper on the core of its caller, the two
+// would take turns there while another core has nothing to do: a helper that finds itself so moves
+// away. It may go wherever it might before.
+class Core {
+public:
+#ifdef __linux__
+    void leave() const {
+        if (number_ < 0 || sched_getcpu() != number_) return;
+        cpu_set_t all, others;
+        if (sched_getaffinity(0, sizeof all, &all) != 0) return;
+        others = all;
+        CPU_CLR(number_, &others);
+        if (CPU_COUNT(&others) == 0) return;
+        if (sched_setaffinity(0, sizeof others, &others) == 0) {
+            sched_setaffinity(0, sizeof all, &all);
+        }
+    }
+
+private:
+    const int number_ = sched_getcpu();
+#else
+    void leave() const {}
+#endif
+};
+
 // Work that helpers may join: it lives on its caller's stack, and in the pool while helpers lack.
 struct Job {
     const std::function<void()>& work;
     int wanted;      // helpers that may still come
     int inside = 0;  // helpers at work
+    const Core callers{};
     std::condition_variable left{};
 
     Job(const std::function<void()>& work, int wanted) : work(work), wanted(wanted) {}
@@ -39,9 +68,10 @@ public:
     }
 
     void offer(Job& job) {
-        const std::lock_guard<std::mutex> lock(mutex_);
+        const int wanted = job.wanted;
+        std::unique_lock<std::mutex> lock(mutex_);
         jobs_.push_back(&job);
-        wanted_ += job.wanted;
+        wanted_ += wanted;
         try {
             for (; helpers_ - busy_ < wanted_; ++helpers_) {
                 std::thread([this] { serve(); }).detach();
@@ -49,7 +79,8 @@ public:
         } catch (...) {
             // No more threads to be had: those that are there, and the caller, do all the work.
         }
-        for (int i = 0; i < job.wanted; ++i) come_.notify_one();
+        lock.unlock();  // or who is woken would wait for it
+        for (int i = 0; i < wanted; ++i) come_.notify_one();
     }
 
     // Takes the job back, and waits for the helpers that have begun it.
@@ -77,6 +108,7 @@ private:
             ++busy_;
             ++job.inside;
             lock.unlock();
+            job.callers.leave();
             job.work();
             lock.lock();
             --busy_;

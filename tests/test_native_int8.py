@@ -111,6 +111,33 @@ def test_bounds_are_above_float64(isa, similarity, kind, shape):
     assert (both - exact).mean() < (first - exact).mean()
 
 
+@every_isa
+@every_similarity
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", [(4, 4, 64), (8, 4, 33), (4, 8, 100), (8, 16, 17), (4, 1, 70)])
+def test_bounds_of_full_sets_are_above_float64(isa, similarity, kind, shape):
+    """Full lanes of sets of one size go a way of their own; the last lanes are not full."""
+    k, size, d = shape
+    rng = np.random.default_rng(3)
+    gallery = KINDS[kind](rng, 53, size, d, "float16")
+    queries = make_sets(rng, 3, k, d)
+    queries[0] = gallery[0, np.arange(k) % size]
+    exact = plain_scores(
+        torch.from_numpy(queries).double(), torch.from_numpy(gallery).double(), **similarity
+    ).numpy()
+    codes = divse_native.quantise(gallery)
+    options = similarity | {"isa": isa}
+    first, both = (
+        divse_native.int8_bounds(queries, gallery, *codes, parts, **options) for parts in (1, 2)
+    )
+    assert (first >= exact).all() and (both >= exact).all()
+    assert (both - exact).mean() < (first - exact).mean()
+    # The same sets in lanes that are told their lengths go the other way.
+    told = {"gallery_lengths": np.full(53, size)}
+    again = divse_native.int8_bounds(queries, gallery, *codes, 1, **told, **options)
+    np.testing.assert_allclose(first, again, rtol=0, atol=2e-6 * max(1, k))
+
+
 @pytest.mark.parametrize("alpha", ALPHAS)
 @pytest.mark.parametrize("log_mean", [False, True])
 def test_bounds_hold_for_every_alpha(alpha, log_mean):

@@ -189,3 +189,17 @@ for _ in range(20):
 assert len(os.listdir("/proc/self/task")) == before + 2
 """
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="cores of a thread, on Linux")
+def test_helpers_may_go_wherever_the_process_may():
+    """One that moved off its caller's core is not kept from it afterwards."""
+    code = """
+import os, numpy as np, divse_native
+x = np.random.default_rng(0).standard_normal((2000, 4, 64), dtype=np.float32)
+for _ in range(300):
+    divse_native.search(x[:4], x, 5, threads=3)
+cores = [os.sched_getaffinity(int(task)) for task in os.listdir("/proc/self/task")]
+assert len(cores) >= 3 and all(own == os.sched_getaffinity(0) for own in cores), cores
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
