@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import statistics
 import sys
 import time
@@ -135,16 +136,17 @@ def milliseconds(call: Callable[[], Any]) -> float:
 def time_rounds(calls: Calls, seconds: float, cached: bool = False) -> dict[str, list[float]]:
     """Milliseconds of each call, one a round, for about ``seconds``; 3 rounds, 2 of slow calls."""
     times: dict[str, list[float]] = {name: [] for name in calls}
-    fill = torch.zeros(OTHER_BYTES // 8, dtype=torch.int64).sum
+    fill = torch.ones(OTHER_BYTES // 8, dtype=torch.int64).sum  # of zeros there would be one page
+    order = random.Random(0)  # no call always has the same before it
     for round_number in range(1, 101):
         start = time.perf_counter()
-        for name, call in calls.items():
+        for name in order.sample(list(calls), len(calls)):
             if not cached:
                 fill()
             time.sleep(REST_SECONDS)
             if cached:
-                call()
-            times[name].append(milliseconds(call))
+                calls[name]()
+            times[name].append(milliseconds(calls[name]))
         one = time.perf_counter() - start
         if round_number >= (2 if one > 10 else 3) and round_number * one >= seconds:
             break
