@@ -141,11 +141,9 @@ def time_rounds(calls: Calls, seconds: float, cached: bool = False) -> dict[str,
     for round_number in range(1, 101):
         start = time.perf_counter()
         for name in order.sample(list(calls), len(calls)):
-            if not cached:
-                fill()
             time.sleep(REST_SECONDS)
-            if cached:
-                calls[name]()
+            (calls[name] if cached else fill)()
+            time.sleep(REST_SECONDS)
             times[name].append(milliseconds(calls[name]))
         one = time.perf_counter() - start
         if round_number >= (2 if one > 10 else 3) and round_number * one >= seconds:
