@@ -74,7 +74,8 @@ def time_interleaved(
 
 
 # A process for one core, which naps for microseconds. It gives way to whatever else wants to run
-# there, at once; if it never slept, the kernel would take all cores for busy and look for no free one.
+# there, at once; if it never slept, the kernel would take all cores for busy and look for none that
+# is free.
 NAPS = """
 import ctypes, os, sys, time
 os.sched_setaffinity(0, {int(sys.argv[1])})
