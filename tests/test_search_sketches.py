@@ -209,7 +209,7 @@ def test_tune_looks_for_the_least_depth_of_sketches(large, monkeypatch):
     monkeypatch.setattr("divse.search.trial.Trial.milliseconds", lambda self, *_: 1.0)
     heard = []
     found = tune(large[0], recall=0.9, store=False, progress=lambda *step: heard.append(step))
-    recalls = {m.depth: m.recall for m in found.measured if m.plan == "prefilter"}
+    recalls = {m.depth: m.lower_bound for m in found.measured if m.plan == "prefilter"}
     recalls.pop(None)
     assert sum(step for _, step, _ in heard) == heard[0][2]
     known = [depth for depth in tuning.SKETCH_DEPTHS if depth < 2900]

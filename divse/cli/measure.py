@@ -37,8 +37,8 @@ def tune(
     --plan auto uses it from then on, on this machine, until the gallery changes.
 
     Queries are sets of the gallery, moved by noise, and as many that are mixed of the elements of
-    different sets, which are harder to find: the recall must be reached on each kind. Better give a
-    sample of what will be asked.
+    different sets and moved farther: the mean recall of each kind must reach it with 95 %
+    confidence. Better give a sample of what will be asked, of a hundred queries or more.
 
     [bold]Examples[/bold]
 
@@ -81,8 +81,8 @@ def evaluate(
     """Measure a plan: its recall against the exact answer, and its time for a query.
 
     Without queries, sets are drawn from the gallery: each gives one that is moved by noise, and one
-    that is mixed of the elements of several; sets that queries are made of do not count as found.
-    The recall is that of the kind that has less.
+    that is mixed of the elements of several and moved farther; sets that queries are made of do not
+    count as found. The recall is that of the kind that has less.
 
     [bold]Examples[/bold]
 

@@ -24,17 +24,21 @@ from divse.search.plans import PLANS, Asked, Setting
 from divse.search.scan import Scoring
 from divse.search.snapshot import Snapshot
 
-FORMAT, VERSION = "divse-tuned", 1
+FORMAT, VERSION = "divse-tuned", 2
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One plan with its settings: mean recall against exact, and median milliseconds a query."""
+    """One plan with its settings: mean recall against exact, and median milliseconds a query.
+
+    `lower_bound` is what the recall of all such queries reaches with 95 % confidence.
+    """
 
     plan: str
     depth: int | None
     probe: int | None
     recall: float
+    lower_bound: float
     milliseconds: float
 
 
@@ -67,8 +71,9 @@ class Tuned:
         settings = "".join(f" {name}={n}" for name, n in given.items() if n is not None)
         source = "sampled from the gallery" if self.sampled else "given"
         return (
-            f"{best.plan}{settings}: recall@{self.topk} {best.recall:.4f} at "
-            f"{best.milliseconds:.3g} ms a query ({self.queries} queries, {source})"
+            f"{best.plan}{settings}: recall@{self.topk} {best.recall:.4f} (95 % confidence: "
+            f"{best.lower_bound:.4f} or more) at {best.milliseconds:.3g} ms a query "
+            f"({self.queries} queries, {source})"
         )
 
 

@@ -2,8 +2,8 @@
 
 Queries are the caller's, or else drawn from the gallery, in two kinds (`trial`): sets that are
 moved by noise, and sets that are mixed of the elements of several. A setting must reach the recall
-on each kind. Queries of another modality may need more depth for the same recall: give a sample of
-your own where you have one.
+on each kind, and not by the luck of the draw: it is the lower bound of the mean (95 % confidence)
+that counts, as settings are compared where the mean is hardly above the goal.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from divse.search.tuned_file import (
 )
 from divse.sets import Array, EmbeddingSets
 
-QUERIES = 64  # of each kind
+QUERIES = 128  # of each kind
 DEPTHS = (25, 50, 100, 200, 400, 800, 1600)  # elements for each query element
-SKETCH_DEPTHS = tuple(round(64 * 2 ** (step / 2)) for step in range(21))  # sets: 64, 91 ... 65,536
+SKETCH_DEPTHS = tuple(round(64 * 2 ** (step / 4)) for step in range(41))  # sets: 64, 76 ... 65,536
 SHARES = (64, 32, 16, 8, 4, 2, 1)  # one in so many clusters is looked into
 
 
@@ -51,23 +51,21 @@ def tune(
     progress: Progress | None = None,
     **parameters: object,
 ) -> Tuned:
-    """Find the cheapest plan and settings whose mean recall@`topk` against exact is `recall`.
+    """Find the cheapest plan and settings whose recall@`topk` against exact is `recall`.
 
-    Where queries are drawn, it is the smaller one of the means over their two kinds.
+    The mean of each kind of queries must reach it with 95 % confidence: fewer ask for more depth.
 
-    Scans always reach it. The prefilter is measured where the gallery stores an index: as it goes
-    unasked, with the least depth of sketches that is enough, or with every useful pair of depth and
-    clusters. The result is stored beside the
-    gallery (`store=False` leaves it), and plan="auto" uses it from then on for up to `topk`
-    results of the same similarity on this machine, until the gallery changes.
+    Scans always reach it. The prefilter is measured where the gallery stores an index, as it goes
+    unasked and with other settings. The result is stored beside the gallery (`store=False` leaves
+    it), and plan="auto" uses it from then on for up to `topk` results of the same similarity on
+    this machine, until the gallery changes.
 
     Args:
         gallery: an open gallery, in the state that is on disk.
         recall: in (0, 1].
         topk: results of a query, 1 to N; None: 10, or all of fewer.
         queries: (B, K, D) a sample of what will be asked; None draws `QUERIES` of each kind.
-        similarity, alpha, log_mean, impl, parameters: as in `Searcher.search`.
-        device: as of `Searcher`.
+        similarity, alpha, log_mean, impl, device, parameters: as of `Searcher` and its `search`.
         progress: called as progress("tune", 1, number of measurements) after each.
     """
     if not 0 < recall <= 1:
@@ -78,36 +76,9 @@ def tune(
     scoring = Scoring(similarity, alpha, log_mean, impl, dict(parameters))
     searcher = Searcher(gallery, device=device)
     trial = Trial(searcher, _samples(gallery, queries), scoring, topk)
-    settings = list(_settings(gallery, searcher.device, scoring))
-    depths = _sketch_depths(gallery)
-    total = len(settings) + len(depths).bit_length()
-    measured: list[Measured] = []
-
-    def measure(plan: str, depth: int | None, probe: int | None) -> Measured:
-        found = trial.search(plan, depth, probe).recall
-        spent = trial.milliseconds(plan, depth, probe)
-        measured.append(Measured(plan, depth, probe, found, spent))
-        return measured[-1]
-
-    def tell(steps: int) -> None:
-        if progress is not None and steps:
-            progress("tune", steps, total)
-
-    for plan, depth, probe in settings:
-        if plan != "prefilter" or depth is None or not _hopeless(measured, recall, depth, probe):
-            measure(plan, depth, probe)
-        tell(1)
-    steps = len(depths).bit_length()
-    while depths:  # deeper finds no less and takes longer: the first that is enough is looked for
-        middle = len(depths) // 2
-        enough = measure("prefilter", depths[middle], None).recall >= recall
-        depths = depths[:middle] if enough else depths[middle + 1 :]
-        steps -= 1
-        tell(1)
-    tell(steps)
-    best = min((m for m in measured if m.recall >= recall), key=lambda m: m.milliseconds)
+    measuring = _Measuring(trial, recall, progress).all()
     tuned = Tuned(
-        best,
+        measuring.best,
         float(recall),
         trial.topk,
         trial.queries,
@@ -115,11 +86,76 @@ def tune(
         gallery.manifest.checksum,
         machine_name(searcher.device),
         scoring_name(scoring),
-        tuple(measured),
+        tuple(measuring.found),
     )
     if store:
         write_tuned(gallery, tuned)
     return tuned
+
+
+class _Measuring:
+    """The settings that were measured in a trial, and what its caller is told of the progress."""
+
+    def __init__(self, trial: Trial, recall: float, progress: Progress | None) -> None:
+        gallery, device = trial.searcher.gallery, trial.searcher.device
+        self._settings = list(_settings(gallery, device, trial.scoring))
+        self._depths = _sketch_depths(gallery)
+        self._trial, self._recall, self._progress = trial, recall, progress
+        self.found: list[Measured] = []
+
+    @property
+    def best(self) -> Measured:
+        """The fastest setting that reaches the recall: scans do."""
+        return min((m for m in self.found if self._enough(m)), key=lambda m: m.milliseconds)
+
+    def all(self) -> _Measuring:
+        """Measure each setting that may be the best; return self."""
+        for plan, depth, probe in self._settings:
+            if depth is None or not self._hopeless(depth, probe):
+                self._measure(plan, depth, probe)
+            self._tell(1)
+        self._bisect(self._depths)
+        return self
+
+    def _bisect(self, depths: list[int]) -> None:
+        """Look for the first depth that is enough: deeper finds no less and takes longer."""
+        steps = len(depths).bit_length()
+        while depths:
+            middle = len(depths) // 2
+            enough = self._enough(self._measure("prefilter", depths[middle], None))
+            depths = depths[:middle] if enough else depths[middle + 1 :]
+            steps -= 1
+            self._tell(1)
+        self._tell(steps)
+
+    def _measure(self, plan: str, depth: int | None, probe: int | None) -> Measured:
+        outcome = self._trial.search(plan, depth, probe)
+        spent = self._trial.milliseconds(plan, depth, probe)
+        self.found.append(Measured(plan, depth, probe, outcome.recall, outcome.lower_bound, spent))
+        return self.found[-1]
+
+    def _enough(self, measured: Measured) -> bool:
+        return measured.lower_bound >= self._recall
+
+    def _hopeless(self, depth: int, probe: int | None) -> bool:
+        """Whether a setting cannot be the best: something is known to be both good and cheaper.
+
+        Deeper takes longer, and so does wider: a setting that is deeper and wider than a good one
+        is passed over, and one wider than a setting that takes longer than the best.
+        """
+        slow = 1.5 * self.best.milliseconds
+        for other in self.found:
+            if other.depth is None:
+                continue
+            dearer = other.depth <= depth and (other.probe or 1) <= (probe or 1)
+            if dearer and (self._enough(other) or other.milliseconds > slow):
+                return True
+        return False
+
+    def _tell(self, steps: int) -> None:
+        if self._progress is not None and steps:
+            total = len(self._settings) + len(self._depths).bit_length()
+            self._progress("tune", steps, total)
 
 
 def _samples(gallery: Gallery, queries: EmbeddingSets | Array | None) -> list[Sample]:
@@ -154,20 +190,3 @@ def _sketch_depths(gallery: Gallery) -> list[int]:
     if stored is None or not is_sketch(stored.spec):
         return []
     return [depth for depth in SKETCH_DEPTHS if depth < len(gallery)]
-
-
-def _hopeless(measured: list[Measured], recall: float, depth: int, probe: int | None) -> bool:
-    """Whether a setting cannot be the best: something is known to be both good and cheaper.
-
-    Deeper takes longer, and so does wider: a setting that is deeper and wider than a good one is
-    passed over, and one wider than a setting that takes longer than the best.
-    """
-    good = [m for m in measured if m.recall >= recall]
-    slow = 1.5 * min(m.milliseconds for m in good)
-    for other in measured:
-        if other.depth is None:
-            continue
-        dearer = other.depth <= depth and (other.probe or 1) <= (probe or 1)
-        if dearer and (other.recall >= recall or other.milliseconds > slow):
-            return True
-    return False
