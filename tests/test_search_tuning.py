@@ -181,7 +181,9 @@ def test_drawn_queries_are_moved_and_mixed_and_left_out(indexed):
     assert (sampled.topk, sampled.queries, sampled.sampled) == (5, 40, True)
     assert sampled.search("exact").recalls == {"moved": 1.0, "mixed": 1.0}
     best = Searcher(indexed).search_positions(mixed.queries, 1, "exact").ids
-    assert (best == mixed.own).any(1).mean() > 0.5  # left out, or they would be found with ease
+    assert (best == mixed.own).any(
+        1
+    ).mean() > 0.2  # of 300 sets: they would be found if not left out
 
 
 def test_elements_of_uneven_sets_are_mixed_where_there_are_any(tmp_path):
@@ -201,13 +203,14 @@ def test_the_recall_is_that_of_the_harder_kind(indexed, quick, favour):
     """What is good enough for moved sets alone is not taken."""
     samples = drawn(indexed, tuning.QUERIES)
     setting = ("prefilter", 60, 1)
-    recalls = Trial(Searcher(indexed), samples, Scoring(), 10).search(*setting).recalls
-    assert recalls["mixed"] < recalls["moved"]
+    outcome = Trial(Searcher(indexed), samples, Scoring(), 10).search(*setting)
+    moved, mixed = (lower_bound(outcome.shares[kind]) for kind in ("moved", "mixed"))
+    assert mixed < moved and outcome.recalls["mixed"] < outcome.recalls["moved"]
     favour(*setting)
-    goal = (recalls["mixed"] + recalls["moved"]) / 2
+    goal = (mixed + moved) / 2
     found = tune(indexed, recall=goal, store=False)
     measured = next(m for m in found.measured if (m.plan, m.depth, m.probe) == setting)
-    assert measured.recall == recalls["mixed"] and found.best != measured
+    assert measured.recall == outcome.recalls["mixed"] and found.best != measured
     alone = tune(indexed, recall=goal, queries=samples[0].queries, store=False)
     assert (alone.best.depth, alone.best.probe) == (60, 1)
 
