@@ -61,8 +61,8 @@ import divse_native
 Calls = dict[str, Callable[[], Any]]
 LONG_UP_TO = 10_000  # sets of K=32 for 16 queries: bound by arithmetic, which only grows with N
 REST_SECONDS = 0.03  # OpenMP's and OpenBLAS' threads spin for less after their work
-SAME_RUN = ("commit", "processor", "isa", "threads", "torch", "cached")
-OTHER_BYTES = 1 << 27  # more than the caches of a few cores hold
+SAME_RUN = ("commit", "device", "processor", "isa", "threads", "torch", "cached")
+OTHER_BYTES = 1 << 27  # more than a few cores have of caches; each of many would need as much
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,8 @@ class Gate:
 
 
 def milliseconds(call: Callable[[], Any]) -> float:
-    """Of one call."""
+    """Of one call on a machine at rest, where no other library's threads still spin."""
+    time.sleep(REST_SECONDS)
     start = time.perf_counter()
     call()
     return 1000 * (time.perf_counter() - start)
@@ -137,13 +138,12 @@ def time_rounds(calls: Calls, seconds: float, cached: bool = False) -> dict[str,
     """Milliseconds of each call, one a round, for about ``seconds``; 3 rounds, 2 of slow calls."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     fill = torch.ones(OTHER_BYTES // 8, dtype=torch.int64).sum  # of zeros there would be one page
-    order = random.Random(0)  # no call always has the same before it
+    order = random.Random(0)  # none always comes after the same
     for round_number in range(1, 101):
         start = time.perf_counter()
         for name in order.sample(list(calls), len(calls)):
             time.sleep(REST_SECONDS)
             (calls[name] if cached else fill)()
-            time.sleep(REST_SECONDS)
             times[name].append(milliseconds(calls[name]))
         one = time.perf_counter() - start
         if round_number >= (2 if one > 10 else 3) and round_number * one >= seconds:
@@ -190,8 +190,8 @@ def rows(cell: Cell, gate: Gate, times: Mapping[str, list[float]]) -> list[dict[
     return result
 
 
-def plot(shown: list[dict[str, Any]], folder: Path) -> None:
-    """bench_cpu.svg: time against N and share of the read floor against N, one query, K=4."""
+def plot(shown: list[dict[str, Any]], path: Path) -> None:
+    """Time against N and share of the read floor against N, one query, K=4."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -212,7 +212,7 @@ def plot(shown: list[dict[str, Any]], folder: Path) -> None:
         if shown:
             axis.legend(fontsize=6)
     figure.tight_layout()
-    figure.savefig(folder / "bench_cpu.svg")
+    figure.savefig(path)
     pyplot.close(figure)
 
 
@@ -232,10 +232,10 @@ def cells(tiny: bool, sizes: list[int]) -> list[list[Cell]]:
     return groups
 
 
-def keep_measured(report: Report, folder: Path) -> set[str]:
+def keep_measured(report: Report, path: Path) -> set[str]:
     """Take over the finished cells of an earlier run of this commit; return their names."""
     try:
-        earlier = json.loads((folder / "bench_cpu.json").read_text())
+        earlier = json.loads(path.read_text())
     except FileNotFoundError:
         return set()
     was, here = earlier["environment"], report.environment
@@ -260,11 +260,12 @@ def main() -> int:
     arguments.add_argument("--resume", action="store_true", help="keep what this commit measured")
     args = arguments.parse_args()
     args.device = "cpu"
-    report = Report("bench_cpu", args)
+    name = "bench_cpu_cached" if args.cached else "bench_cpu"
+    report = Report(name, args)
     isa = divse_native.instruction_sets()[0]  # a hypervisor may hide some of a CPU's
     report.note(isa=isa, cached=args.cached)
     folder = args.out if args.out is None or str(args.out) != "." else results_folder(report.device)
-    done = keep_measured(report, folder) if args.resume and folder else set()
+    done = keep_measured(report, folder / f"{name}.json") if args.resume and folder else set()
     with cores_awake() as awake:
         report.note(cores="kept awake" if awake else "may sleep")
         for group in cells(args.tiny, args.sizes):
@@ -276,7 +277,7 @@ def main() -> int:
                 for row in rows(cell, gate, times):
                     report.add(gate.verdicts.get(row["variant"]), **row)
                 if folder:
-                    plot(report.rows, folder)
+                    plot(report.rows, folder / f"{name}.svg")
             del data
     return report.finish()
 

@@ -90,25 +90,38 @@ while os.getppid() == int(sys.argv[2]):
 
 @contextlib.contextmanager
 def cores_awake() -> Iterator[bool]:
-    """Keep this process' cores from falling asleep, as a server's are kept; yield whether it can.
+    """Keep this process' cores from falling asleep, as a server's are kept; yield whether it does.
 
     A core of a virtual machine that has slept for some milliseconds takes about as long to come
     back. Whoever waits for a thread there would be measured with it: a sum over 40 MB by two
-    threads of torch took 8 ms in place of 1. Linux only.
+    threads of torch took 8 ms in place of 1. Linux only. Where two of the cores are one with two
+    threads, the naps take a little of what the other thread has.
     """
     if not hasattr(os, "SCHED_IDLE"):
         yield False
         return
-    words = [sys.executable, "-S", "-c", NAPS]
-    cores = [
-        subprocess.Popen([*words, str(core), str(os.getpid())]) for core in os.sched_getaffinity(0)
-    ]
+    words, own = [sys.executable, "-S", "-c", NAPS], str(os.getpid())
+    cores: list[subprocess.Popen[bytes]] = []
     try:
-        yield True
+        for core in os.sched_getaffinity(0):
+            # Not in the terminal's group: Ctrl-C is for the bench, and they end with it.
+            call = [*words, str(core), own]
+            cores.append(subprocess.Popen(call, start_new_session=True, stderr=subprocess.DEVNULL))
+        yield all(_naps(process) for process in cores)
     finally:
         for process in cores:
             process.kill()
             process.wait()
+
+
+def _naps(process: subprocess.Popen[bytes]) -> bool:
+    """Whether a process gets to its naps; it may not be let."""
+    until = time.monotonic() + 10
+    while process.poll() is None and time.monotonic() < until:
+        if os.sched_getscheduler(process.pid) == os.SCHED_IDLE:
+            return True
+        time.sleep(0.01)
+    return False
 
 
 def ratio(times: Mapping[str, Sequence[float]], over: str, under: str) -> float:

@@ -9,7 +9,7 @@ namespace {
 struct Vnni {
     using Int = __m512i;
     static constexpr int width = 16, bytes = 64, bias = 128;
-    static constexpr int locality = 3;  // the first cache: few instructions come between
+    static constexpr int locality = 3;  // the first cache, which was faster (docs/cpu.md)
 
     static Int zero() { return _mm512_setzero_si512(); }
     static Int load(const std::int8_t* p) { return biased(_mm512_loadu_si512(p)); }

@@ -124,6 +124,7 @@ public:
 
     std::int64_t longest() const { return longest_; }
     bool is_uniform() const { return longest_ == shortest_; }
+    const Exp2<V>& exp2() const { return exp2_; }
 
     // Scores at q * stride + lane. `fill(elements, rows)` puts the cosines of a tile into the
     // scratch, [element][tile_rows(rows)][lane].
@@ -138,11 +139,10 @@ public:
         if (terms_.path == Path::sums) score(Path::shifted, out, stride, fill);
     }
 
-    // Scores where all sets of the lanes are of one size, exponentials by Exp: `add(q, sums, combine)`
-    // adds all cosines with query q to its sums.
+    // Scores where all sets of the lanes are of one size, not for the shifted path: `add(q, sums,
+    // combine)` adds all cosines with query q to its sums. False if a score was left as NaN.
     template <class Exp, class Add>
-    bool run_uniform(float* out, std::int64_t stride, const Add& add) const {
-        const Exp exp2(terms_.scale);
+    bool run_uniform(float* out, std::int64_t stride, const Exp& exp2, const Add& add) const {
         bool sound = true;
         for (std::int64_t q = 0; q < block_.count; ++q) {
             const Path path = terms_.path;

@@ -73,7 +73,8 @@ public:
                const Terms& terms, const CodeScratch& scratch)
         : block_(block), gallery_(gallery), terms_(terms), scratch_(scratch),
           steps_((gallery.dim + lane_dims - 1) / lane_dims),
-          fold_(block, terms, scratch, lengths(gallery, group * lane_sets + lane)) {
+          fold_(block, terms, scratch, lengths(gallery, group * lane_sets + lane)),
+          exp2_(terms.scale) {
         move(group, lane);
     }
 
@@ -89,8 +90,8 @@ public:
         if (!fold_.is_uniform() || terms_.path == Path::shifted) {
             return fold_.run(out, stride, fill);
         }
-        const bool sound = fold_.template run_uniform<RoughExp2<V>>(
-            out, stride, [this](std::int64_t q, const Sums& sums, auto combine) {
+        const bool sound = fold_.run_uniform(
+            out, stride, exp2_, [this](std::int64_t q, const Sums& sums, auto combine) {
                 add_cosines(q, sums, combine);
             });
         if (!sound) fold_.mend(out, stride, fill);
@@ -169,6 +170,7 @@ private:
     const std::int64_t steps_;
     std::int64_t lengths_[V::width];
     const CodeFold<V> fold_;
+    const RoughExp2<V> exp2_;
     const std::int8_t* codes_;
     const float* scales_;
 };

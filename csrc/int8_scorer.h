@@ -151,8 +151,9 @@ private:
     bool adjacent_;  // full lanes of sets of one size that follow one another
 };
 
-// The same by the first part, for full lanes of sets of one size that follow one another: cosines
-// stay in registers, and are raised before they are transposed, where a set's scales lie together.
+// Bounds by the first part alone, for full lanes of sets of one size that follow one another.
+// Cosines are raised before they are transposed, where a set's scales lie together, and are folded
+// as they come, with no tile between.
 template <class V, class I>
 class UniformScorer {
     using F = typename V::F;
@@ -164,18 +165,21 @@ public:
         : block_(block), gallery_(gallery), size_(gallery.elements), first_(sets.first * size_),
           fold_(block, terms, scratch, size_) {}
 
-    static bool serves(const CodeBlock& block, const Codes& gallery, const CodeLanes& sets) {
+    static bool serves(const CodeBlock& block, const Codes& gallery, const CodeLanes& sets,
+                       Path path) {
         constexpr std::int64_t first_cache = 1 << 15;  // each query goes over the sets again
         const std::int64_t bytes = V::width * gallery.elements * gallery.dim;
-        bool even = gallery.elements % Elements == 0 && (block.count == 1 || bytes <= first_cache);
-        for (std::int64_t q = 0; q < block.count; ++q) even &= block.counts[q] % Rows == 0;
-        return even && sets.count == V::width && !sets.ids && !gallery.lengths && !gallery.offsets;
+        const bool uniform = !sets.ids && !gallery.lengths && !gallery.offsets;
+        bool fits = path != Path::shifted && uniform && sets.count == V::width &&
+                    gallery.elements % Elements == 0 && (block.count == 1 || bytes <= first_cache);
+        for (std::int64_t q = 0; q < block.count; ++q) fits &= block.counts[q] % Rows == 0;
+        return fits;
     }
 
     // False if a score was left as NaN.
     bool run(float* out, std::int64_t stride) const {
-        return fold_.template run_uniform<Exp2<V>>(
-            out, stride, [this](std::int64_t q, const Sums& sums, auto combine) {
+        return fold_.run_uniform(
+            out, stride, fold_.exp2(), [this](std::int64_t q, const Sums& sums, auto combine) {
                 for (std::int64_t j = 0; j < size_; j += Elements) {
                     for (std::int64_t i = 0; i < block_.counts[q]; i += Rows) {
                         F cosines[V::width];
@@ -227,7 +231,7 @@ void bound_sets(const CodeBlock& block, const Codes& gallery, const CodeLanes& s
                 const Terms& terms, float* upper, std::int64_t stride,
                 const CodeScratch& scratch) {
     using Uniform = UniformScorer<V, I>;
-    if (parts != 1 || !Uniform::serves(block, gallery, sets) ||
+    if (parts != 1 || !Uniform::serves(block, gallery, sets, terms.path) ||
         !Uniform(block, gallery, sets, terms, scratch).run(upper, stride)) {
         CodeScorer<V, I>(block, gallery, sets, parts, terms, scratch).run(upper, stride);
     }

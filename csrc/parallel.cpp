@@ -20,7 +20,7 @@ namespace {
 
 // The core that a thread runs on. Where the kernel wakes a helper on the core of its caller, the two
 // would take turns there while another core has nothing to do: a helper that finds itself so moves
-// away. It may go wherever it might before.
+// away. The cores that it may use are then those that it might use before.
 class Core {
 public:
 #ifdef __linux__

@@ -2,9 +2,8 @@
 
 import json
 import os
+import subprocess
 import sys
-import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -73,17 +72,20 @@ def test_both_orders_of_the_product_agree(load):
 
 
 @pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="the scheduler of Linux")
-def test_processes_that_keep_cores_awake_give_way_and_end(load):
-    def spinning():
-        tasks = Path("/proc/self/task").glob("*/children")
-        return {int(child) for task in tasks for child in task.read_text().split()}
+def test_processes_that_keep_cores_awake_give_way_and_end(load, monkeypatch):
+    harness, started = load("harness"), []
 
-    before = spinning()
-    with load("harness").cores_awake() as awake:
-        ours = spinning() - before
-        assert awake and len(ours) == len(os.sched_getaffinity(0))
-        deadline = time.monotonic() + 20
-        while {os.sched_getscheduler(child) for child in ours} != {os.SCHED_IDLE}:
-            assert time.monotonic() < deadline, "they run before whatever is measured"
-            time.sleep(0.01)
-    assert not ours & spinning()
+    class Recorded(subprocess.Popen):
+        def __init__(self, *words, **options):
+            super().__init__(*words, **options)
+            started.append(self)
+
+    monkeypatch.setattr(harness.subprocess, "Popen", Recorded)
+    with harness.cores_awake() as awake:
+        assert awake and len(started) == len(os.sched_getaffinity(0))
+        assert {os.sched_getscheduler(process.pid) for process in started} == {os.SCHED_IDLE}
+        assert all(process.poll() is None for process in started)
+    assert all(process.returncode is not None for process in started)
+    monkeypatch.setattr(harness, "NAPS", "raise PermissionError")
+    with harness.cores_awake() as awake:
+        assert not awake

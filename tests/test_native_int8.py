@@ -111,10 +111,16 @@ def test_bounds_are_above_float64(isa, similarity, kind, shape):
     assert (both - exact).mean() < (first - exact).mean()
 
 
+FULL = [(4, 4, 64), (8, 4, 33), (4, 8, 100), (8, 16, 17), (4, 1, 70), (16, 4, 600)]
+ANY_SIMILARITY = [{"similarity": name} for name in certified.SIMILARITIES]
+ANY_SIMILARITY += [{"alpha": alpha} for alpha in (0.5, 60.0, 81.0, 200.0)]
+ANY_SIMILARITY += [{"similarity": "maxsim", "reduction": "mean"}, {"log_mean": True}]
+
+
 @every_isa
-@every_similarity
+@pytest.mark.parametrize("similarity", ANY_SIMILARITY, ids=str)
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("shape", [(4, 4, 64), (8, 4, 33), (4, 8, 100), (8, 16, 17), (4, 1, 70)])
+@pytest.mark.parametrize("shape", FULL)
 def test_bounds_of_full_sets_are_above_float64(isa, similarity, kind, shape):
     """Full lanes of sets of one size go a way of their own; the last lanes are not full."""
     k, size, d = shape
@@ -136,6 +142,8 @@ def test_bounds_of_full_sets_are_above_float64(isa, similarity, kind, shape):
     told = {"gallery_lengths": np.full(53, size)}
     again = divse_native.int8_bounds(queries, gallery, *codes, 1, **told, **options)
     np.testing.assert_allclose(first, again, rtol=0, atol=2e-6 * max(1, k))
+    for some in (queries, queries[:1]):
+        assert_equal_to_exact(some, gallery, 5, **options)
 
 
 @pytest.mark.parametrize("alpha", ALPHAS)
@@ -159,7 +167,7 @@ def test_bounds_hold_for_every_alpha(alpha, log_mean):
 @given(
     seed=st.integers(0, 9999),
     kind=st.sampled_from(sorted(KINDS)),
-    sizes=st.tuples(*(st.sampled_from(SIZES[:6]),) * 2),
+    sizes=st.tuples(*(st.sampled_from((*SIZES[:6], 4, 8)),) * 2),
     d=st.sampled_from((1, 8, 31, 64, 97)),
     count=st.integers(1, 80),
     batch=st.sampled_from((1, 2, 11, 17)),
@@ -197,13 +205,15 @@ def test_where_everything_survives_the_result_stays_exact():
     assert (assert_equal_to_exact(gallery[:2].copy(), gallery, 20, threads=2) == 700).all()
 
 
-def test_queries_of_any_norm_even_nan():
+@every_isa
+@pytest.mark.parametrize(("k", "size"), [(3, 2), (4, 4), (8, 4)])
+def test_queries_of_any_norm_even_nan(isa, k, size):
     rng = np.random.default_rng(5)
-    gallery, queries = make_sets(rng, 90, 2, 16), make_sets(rng, 4, 3, 16)
+    gallery, queries = make_sets(rng, 90, size, 16), make_sets(rng, 4, k, 16)
     queries *= np.float32([1e-3, 50, 1, 1])[:, None, None]
     queries[2, 1, 3] = np.nan
     for name in certified.SIMILARITIES:
-        assert_equal_to_exact(queries, gallery, 7, similarity=name)
+        assert_equal_to_exact(queries, gallery, 7, similarity=name, isa=isa)
 
 
 def test_packed_bfloat16_and_misaligned_codes():

@@ -9,9 +9,9 @@ Queries are the caller's, or drawn from the gallery, as many of each kind:
 Sets that gave elements to a query are left out of its answers, as a query is rarely in the gallery.
 Moved queries lie where the gallery's sets do: what is near to one of their elements is often near
 to the others. No set is near to all elements of a mixed one: its best sets are hardly better than
-many others, and take more depth to find. Captions that were searched for among pictures took a
-little more depth than sets that are mixed with half the noise, so the noise is longer: the axes of
-an index are the gallery's, and what a query has beside them blurs it.
+many others. Which kind takes more depth depends on the gallery. Captions that were searched for
+among pictures took a little more than sets that are mixed with half the noise, so the noise is
+longer: the axes of an index are the gallery's, and what a query has beside them blurs it.
 
 A mean over few queries is uncertain: `Outcome.lower_bound` says what it is worth.
 """
@@ -35,7 +35,8 @@ from divse.sets import EmbeddingSets
 
 MOVED, MIXED = 0.5, 1.0  # the noise's length, times an element's
 TIMED = 16  # queries searched for one after another
-ONE_SIDED = 1.645  # standard errors that a mean is less than above its expectation, in 95 %
+CONFIDENCE = 0.95
+ONE_SIDED = 1.645  # standard errors: a mean is less far above its expectation in as many cases
 ROUNDING = 1e-6  # scores so near to the k-th best count as found: they may change places
 
 
@@ -56,10 +57,11 @@ class Filters(NamedTuple):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a plan found: the share (B,) of the best sets for each query, and a report, by kind."""
+    """What a plan found: for each query the share (B,) of the topk best, and a report, by kind."""
 
     shares: dict[str, np.ndarray]
     reports: list[SearchReport]
+    topk: int
 
     @property
     def recalls(self) -> dict[str, float]:
@@ -73,8 +75,13 @@ class Outcome:
 
     @property
     def lower_bound(self) -> float:
-        """What the mean share of all queries of a kind reaches with 95 % confidence, the least."""
-        return min(map(lower_bound, self.shares.values()))
+        """What the mean share of all queries of a kind reaches with 95 % confidence, the least.
+
+        Scans find what they find whatever is asked.
+        """
+        if any(report.plan != "prefilter" for report in self.reports):
+            return self.recall
+        return min(lower_bound(shares, self.topk) for shares in self.shares.values())
 
 
 def drawn(gallery: Gallery, count: int, seed: int = 0) -> list[Sample]:
@@ -146,7 +153,7 @@ class Trial:
             shares[sample.kind] = found_share(truth, self._scores(sample, plan, depth, probe))
             assert self.searcher.last is not None, "there was a search"
             reports.append(self.searcher.last)
-        return Outcome(shares, reports)
+        return Outcome(shares, reports, self.topk)
 
     def milliseconds(self, plan: str, depth: int | None = None, probe: int | None = None) -> float:
         """Return the median time of a query on its own, as many of each kind."""
@@ -170,19 +177,20 @@ class Trial:
         return -np.sort(-np.where(out, -np.inf, found.scores), axis=1)[:, : self.topk]
 
 
-def lower_bound(shares: np.ndarray) -> float:
-    """Return the one-sided 95 % confidence bound of a mean, of a sample (B,) of its shares.
+def lower_bound(shares: np.ndarray, topk: int) -> float:
+    """Return the one-sided 95 % confidence bound of a mean, of a sample (B,) of its shares of topk.
 
     Most queries find all and few find much less, so the normal bound would hold too rarely:
-    Johnson's correction for skewness (1978) lowers it.
+    Johnson's correction for skewness (1978) lowers it. Nor is it above what a sample would tell in
+    which every query finds all: so many others may still miss one of the best.
     """
-    apart = shares - shares.mean()
-    variance, size = np.square(apart).mean(), len(shares)
-    if not variance:
-        return float(shares.mean())
-    skewed = (apart**3).mean() / (6 * variance * size) * (1 + 2 * ONE_SIDED**2)
+    size, mean = len(shares), shares.mean()
+    none_missed = 1 - (1 - (1 - CONFIDENCE) ** (1 / size)) / topk
+    apart = shares - mean
+    variance = np.square(apart).mean()
     error = np.sqrt(variance / max(1, size - 1))
-    return float(np.clip(shares.mean() - ONE_SIDED * error + skewed, 0, shares.mean()))
+    skewed = (apart**3).mean() / (6 * variance * size) * (1 + 2 * ONE_SIDED**2) if variance else 0.0
+    return float(np.clip(mean - ONE_SIDED * error + skewed, 0, min(mean, none_missed)))
 
 
 def found_share(truth: np.ndarray, scores: np.ndarray) -> np.ndarray:

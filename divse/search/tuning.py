@@ -3,7 +3,8 @@
 Queries are the caller's, or else drawn from the gallery, in two kinds (`trial`): sets that are
 moved by noise, and sets that are mixed of the elements of several. A setting must reach the recall
 on each kind, and not by the luck of the draw: it is the lower bound of the mean (95 % confidence)
-that counts, as settings are compared where the mean is hardly above the goal.
+that counts, as settings are compared where the mean is hardly above the goal. The confidence is in
+each setting by itself, not in the best of all that were tried.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ def tune(
 ) -> Tuned:
     """Find the cheapest plan and settings whose recall@`topk` against exact is `recall`.
 
-    The mean of each kind of queries must reach it with 95 % confidence: fewer ask for more depth.
+    The mean of each kind of queries must reach it with 95 % confidence: fewer ask for more depth,
+    and a recall near 1 for more queries, or else for a scan.
 
     Scans always reach it. The prefilter is measured where the gallery stores an index, as it goes
     unasked and with other settings. The result is stored beside the gallery (`store=False` leaves
@@ -76,7 +78,8 @@ def tune(
     scoring = Scoring(similarity, alpha, log_mean, impl, dict(parameters))
     searcher = Searcher(gallery, device=device)
     trial = Trial(searcher, _samples(gallery, queries), scoring, topk)
-    measuring = _Measuring(trial, recall, progress).all()
+    measuring = _Measuring(trial, recall, progress)
+    measuring.run()
     tuned = Tuned(
         measuring.best,
         float(recall),
@@ -108,14 +111,13 @@ class _Measuring:
         """The fastest setting that reaches the recall: scans do."""
         return min((m for m in self.found if self._enough(m)), key=lambda m: m.milliseconds)
 
-    def all(self) -> _Measuring:
-        """Measure each setting that may be the best; return self."""
+    def run(self) -> None:
+        """Measure each setting that may be the best."""
         for plan, depth, probe in self._settings:
             if depth is None or not self._hopeless(depth, probe):
                 self._measure(plan, depth, probe)
             self._tell(1)
         self._bisect(self._depths)
-        return self
 
     def _bisect(self, depths: list[int]) -> None:
         """Look for the first depth that is enough: deeper finds no less and takes longer."""
