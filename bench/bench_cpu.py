@@ -13,9 +13,9 @@ One query or 16 for the 10 best of N sets. Variants, all exact for the precision
                               only), where they are installed
     read fp32, fp16, int8     a sum over the same bytes: the floor of a scan that reads them once
 
-Processes of the lowest priority keep the cores awake while anything is timed, and other bytes fill
-the caches before every sample: each call reads its gallery from memory. --cached times a call that
-comes right after the same call instead, with what is left of its gallery in the caches.
+Before every sample other bytes fill the caches, so that each call reads its gallery from memory,
+and the machine rests, on cores that are kept awake. --cached has the same call in place of other
+bytes, which leaves some of its gallery in the caches.
 
 Columns: ms (median), x read (times its own floor; medians of ratios within a round), of read (its
 inverse), x product, x rival (how many times faster than the fastest of torch, torch.compile and
@@ -52,7 +52,7 @@ from cpu_searches import (
     query_major,
     reduce,
 )
-from harness import EPS32, Verdict, cores_awake, ratio
+from harness import EPS32, Cores, Verdict, ratio
 from report import Report, parser, results_folder
 from torch import Tensor
 
@@ -126,15 +126,15 @@ class Gate:
         return self.exact[kind]
 
 
-def milliseconds(call: Callable[[], Any]) -> float:
+def milliseconds(call: Callable[[], Any], cores: Cores) -> float:
     """Of one call on a machine at rest, where no other library's threads still spin."""
-    time.sleep(REST_SECONDS)
+    cores.rest(REST_SECONDS)
     start = time.perf_counter()
     call()
     return 1000 * (time.perf_counter() - start)
 
 
-def time_rounds(calls: Calls, seconds: float, cached: bool = False) -> dict[str, list[float]]:
+def time_rounds(calls: Calls, seconds: float, cores: Cores, cached: bool) -> dict[str, list[float]]:
     """Milliseconds of each call, one a round, for about ``seconds``; 3 rounds, 2 of slow calls."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     fill = torch.ones(OTHER_BYTES // 8, dtype=torch.int64).sum  # of zeros there would be one page
@@ -142,29 +142,31 @@ def time_rounds(calls: Calls, seconds: float, cached: bool = False) -> dict[str,
     for round_number in range(1, 101):
         start = time.perf_counter()
         for name in order.sample(list(calls), len(calls)):
-            time.sleep(REST_SECONDS)
+            cores.rest(REST_SECONDS)
             (calls[name] if cached else fill)()
-            times[name].append(milliseconds(calls[name]))
+            times[name].append(milliseconds(calls[name], cores))
         one = time.perf_counter() - start
         if round_number >= (2 if one > 10 else 3) and round_number * one >= seconds:
             break
     return times
 
 
-def measured(cell: Cell, data: Data, options: argparse.Namespace, gate: Gate) -> dict[str, Any]:
+def measured(
+    cell: Cell, data: Data, options: argparse.Namespace, gate: Gate, cores: Cores
+) -> dict[str, Any]:
     """Times of every variant of one cell that is right and whose name was asked for."""
     queries = data.queries[: cell.queries]
     searches = exact_searches(data, queries, cell.similarity)
     calls = gate.green({n: call for n, call in searches.items() if options.only in n})
     if not options.no_compile and options.only in "compiled":
-        faster = min(ORDERS, key=lambda order: milliseconds(searches[f"torch {order}"]))
+        faster = min(ORDERS, key=lambda order: milliseconds(searches[f"torch {order}"], cores))
         torch.compiler.reset()
         compiled = compiled_search(data, queries, cell.similarity, faster)
         calls |= gate.green(compiled)
     rest = floors(data, queries)
     for call in rest.values():  # first touches stay outside
         call()
-    return time_rounds(calls | rest, options.seconds, options.cached)
+    return time_rounds(calls | rest, options.seconds, cores, options.cached)
 
 
 def rows(cell: Cell, gate: Gate, times: Mapping[str, list[float]]) -> list[dict[str, Any]]:
@@ -266,14 +268,14 @@ def main() -> int:
     report.note(isa=isa, cached=args.cached)
     folder = args.out if args.out is None or str(args.out) != "." else results_folder(report.device)
     done = keep_measured(report, folder / f"{name}.json") if args.resume and folder else set()
-    with cores_awake() as awake:
-        report.note(cores="kept awake" if awake else "may sleep")
+    with Cores() as cores:
+        report.note(cores="kept awake" if cores.awake else "may sleep")
         for group in cells(args.tiny, args.sizes):
             missing = [cell for cell in group if str(cell) not in done]
             data = Data(group[0].sets, group[0].k, group[0].dim) if missing else None
             for cell in missing:
                 gate = Gate(cell, data)
-                times = measured(cell, data, args, gate)
+                times = measured(cell, data, args, gate, cores)
                 for row in rows(cell, gate, times):
                     report.add(gate.verdicts.get(row["variant"]), **row)
                 if folder:

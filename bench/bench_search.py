@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import growth
-from harness import Verdict, cores_awake
+from harness import Verdict
 from report import Report, parser, results_folder
 from search_cell import Cell, Yardstick
 from search_data import Data, clustered, of_run
@@ -182,11 +182,9 @@ def main() -> int:
     report, kept = Report("bench_search", args), Kept(args.work / "rows.json", args.fresh)
     report.note(threads=args.threads, queries=args.queries, recall=args.recall, clock=args.clock)
     specs = [s for s in PEERS if not args.peers or any(word in s.name for word in args.peers)]
-    with cores_awake() as awake:
-        report.note(cores="kept awake" if awake else "may sleep")
-        for data in galleries(args):
-            with Yardstick(data, args) as yardstick:
-                search(data, report, kept, specs, yardstick)
+    for data in galleries(args):
+        with Yardstick(data, args) as yardstick:
+            search(data, report, kept, specs, yardstick)
     lines = goals(report.rows)
     report.note(goals=lines)
     status = report.finish()

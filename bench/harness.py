@@ -11,11 +11,12 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import signal
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,49 +74,68 @@ def time_interleaved(
     return timed
 
 
-# A process for one core, which naps for microseconds. It gives way to whatever else wants to run
-# there, at once; if it never slept, the kernel would take all cores for busy and look for none that
-# is free.
+# A process for one core, which wakes it every 100 microseconds, when nobody else wants it.
 NAPS = """
-import ctypes, os, sys, time
+import os, sys, time
 os.sched_setaffinity(0, {int(sys.argv[1])})
 os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-PR_SET_TIMERSLACK = 29
-ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, 1000, 0, 0, 0)  # nanoseconds; else naps last 50 us more
 while os.getppid() == int(sys.argv[2]):
     for _ in range(1000):
-        time.sleep(5e-6)
+        time.sleep(50e-6)
 """
 
 
-@contextlib.contextmanager
-def cores_awake() -> Iterator[bool]:
-    """Keep this process' cores from falling asleep, as a server's are kept; yield whether it does.
+class Cores:
+    """This process' cores, which stay awake while it rests, as a server's do. Linux only.
 
     A core of a virtual machine that has slept for some milliseconds takes about as long to come
     back. Whoever waits for a thread there would be measured with it: a sum over 40 MB by two
-    threads of torch took 8 ms in place of 1. Linux only. Where two of the cores are one with two
-    threads, the naps take a little of what the other thread has.
+    threads of torch took 8 ms in place of 1. Processes of the lowest priority wake the cores over
+    and over. They are stopped before anything is timed, for they would take memory's rate from it.
     """
-    if not hasattr(os, "SCHED_IDLE"):
-        yield False
-        return
-    words, own = [sys.executable, "-S", "-c", NAPS], str(os.getpid())
-    cores: list[subprocess.Popen[bytes]] = []
-    try:
+
+    def __init__(self) -> None:
+        self._naps: list[subprocess.Popen[bytes]] = []
+
+    def __enter__(self) -> Cores:
+        if not hasattr(os, "SCHED_IDLE"):
+            return self
+        words, own = [sys.executable, "-S", "-c", NAPS], str(os.getpid())
         for core in os.sched_getaffinity(0):
             # Not in the terminal's group: Ctrl-C is for the bench, and they end with it.
             call = [*words, str(core), own]
-            cores.append(subprocess.Popen(call, start_new_session=True, stderr=subprocess.DEVNULL))
-        yield all(_naps(process) for process in cores)
-    finally:
-        for process in cores:
+            self._naps.append(
+                subprocess.Popen(call, start_new_session=True, stderr=subprocess.DEVNULL)
+            )
+        if not all(map(_is_idle, self._naps)):  # they may not be let
+            self.__exit__()
+        self._signal(signal.SIGSTOP)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        while self._naps:
+            process = self._naps.pop()
             process.kill()
             process.wait()
 
+    @property
+    def awake(self) -> bool:
+        """Whether they are kept awake."""
+        return bool(self._naps)
 
-def _naps(process: subprocess.Popen[bytes]) -> bool:
-    """Whether a process gets to its naps; it may not be let."""
+    def rest(self, seconds: float) -> None:
+        """Do nothing for so long, on cores that stay awake."""
+        self._signal(signal.SIGCONT)
+        time.sleep(seconds)
+        self._signal(signal.SIGSTOP)
+
+    def _signal(self, number: signal.Signals) -> None:
+        for process in self._naps:
+            process.send_signal(number)
+
+
+def _is_idle(process: subprocess.Popen[bytes]) -> bool:
+    """Whether a process gets to the lowest priority."""
     until = time.monotonic() + 10
     while process.poll() is None and time.monotonic() < until:
         if os.sched_getscheduler(process.pid) == os.SCHED_IDLE:

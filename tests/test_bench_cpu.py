@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -75,17 +77,24 @@ def test_both_orders_of_the_product_agree(load):
 def test_processes_that_keep_cores_awake_give_way_and_end(load, monkeypatch):
     harness, started = load("harness"), []
 
+    def state(process):
+        return Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0]
+
     class Recorded(subprocess.Popen):
         def __init__(self, *words, **options):
             super().__init__(*words, **options)
             started.append(self)
 
     monkeypatch.setattr(harness.subprocess, "Popen", Recorded)
-    with harness.cores_awake() as awake:
-        assert awake and len(started) == len(os.sched_getaffinity(0))
+    with harness.Cores() as cores:
+        assert cores.awake and len(started) == len(os.sched_getaffinity(0))
         assert {os.sched_getscheduler(process.pid) for process in started} == {os.SCHED_IDLE}
-        assert all(process.poll() is None for process in started)
+        cores.rest(0.01)
+        deadline = time.monotonic() + 20
+        while {state(process) for process in started} != {"T"}:  # stopped, and in nobody's way
+            assert time.monotonic() < deadline
     assert all(process.returncode is not None for process in started)
     monkeypatch.setattr(harness, "NAPS", "raise PermissionError")
-    with harness.cores_awake() as awake:
-        assert not awake
+    with harness.Cores() as cores:
+        assert not cores.awake
+        cores.rest(0)
