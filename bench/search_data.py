@@ -7,7 +7,8 @@ directions (not the axes), the i-th with a variance of 1/i, about as trained set
 queries every second one is a member of the gallery, perturbed (noise half as long as the element),
 the others are unrelated: their elements are drawn around centres of different topics.
 
-Embeddings of a trained model: RUN/gallery, its captions encoded by the model as queries. A size
+Embeddings of a trained model: RUN/gallery, its captions encoded by the model as queries; others of
+them are a sample for who tunes by one (sample.npy). A size
 beyond the gallery's is reached by copies of random sets with noise half as long as an element and
 of the covariance of the elements, and the name of the data says "+noise".
 
@@ -33,6 +34,7 @@ Array = np.ndarray[Any, Any]
 TOPK, DEEPER = 10, 64  # so many of the best by fp32 are scored in float64
 SETS_A_TOPIC, CENTRES = 50, 3  # centres of a topic, times K
 BLOCK = 20_000
+SAMPLED = 128  # captions of a sample
 TIE = 1e-6  # scores this near to the tenth best are as good: fp32 cannot tell them apart
 
 
@@ -183,8 +185,14 @@ def of_run(work: Path, run: Path, sets: int, queries: int) -> Data:
     spread = np.linalg.cholesky(covariance).T.astype(np.float32)
     captions = gallery.rows["caption"].to_pylist()
     words = [rng.choice(str(captions[i]).split(" | ")) for i in rng.permutation(len(captions))]
-    encoded = DivSE.from_pretrained(run).encode_texts((words * queries)[:queries])
-    asked = unit(np.asarray(encoded.numpy().values, dtype=np.float32))
+    model = DivSE.from_pretrained(run)
+
+    def of_texts(texts: list[str]) -> Array:
+        return unit(np.asarray(model.encode_texts(texts).numpy().values, dtype=np.float32))
+
+    asked = of_texts((words * queries)[:queries])
+    if others := words[queries : queries + SAMPLED]:
+        np.save(folder / "sample.npy", of_texts(others))
 
     def blocks() -> Iterator[Array]:
         yield known

@@ -1,7 +1,8 @@
 """divse: the plans of its Searcher over a gallery on disk, by its public API alone.
 
-plan="auto" is `divse.search.tune` and then what it found, chosen by queries that tune draws itself:
-the only peer that does not see the bench's queries before it is measured.
+plan="auto" is `divse.search.tune` and then what it found, chosen by queries that tune draws itself, or
+by a sample that lies beside the gallery: the only peer that does not see the bench's queries before
+it is measured.
 """
 
 from __future__ import annotations
@@ -45,7 +46,10 @@ class DivsePlans(Peer):
         opened = Gallery.open(folder / "gallery")
         tuned = folder / f"tuned-{self.similarity}"
         if self.plan == "auto" and not tuned.exists():
-            divse.search.tune(opened, recall=0.99, similarity=self.similarity, device="cpu")
+            sample = gallery.with_name("sample.npy")
+            queries = EmbeddingSets(np.load(sample)) if sample.exists() else None
+            options = {"similarity": self.similarity, "device": "cpu"}
+            divse.search.tune(opened, recall=0.99, queries=queries, **options)
             tuned.touch()
         self.searcher = Searcher(opened, device="cpu")
 
