@@ -1,7 +1,7 @@
 """divse: the plans of its Searcher over a gallery on disk, by its public API alone.
 
-plan="auto" is `divse.search.tune` and then what it found, chosen by queries that tune draws itself, or
-by a sample that lies beside the gallery: the only peer that does not see the bench's queries before
+plan="auto" is `divse.search.tune` and then what it found, chosen by queries that tune draws itself,
+or by a sample that lies beside the gallery: the only peer that does not see the queries before
 it is measured.
 """
 
