@@ -19,8 +19,8 @@ THREADS = (
 )
 
 
-# numpy's threads spin while they wait for work. Beside an engine with threads of its own they take a
-# core from these: each of its parallel regions then lasts a time slice of 4 ms (faiss over 40,000
+# numpy's threads spin while they wait for work. Beside an engine with threads of its own they take
+# a core from these: each of its parallel regions then lasts a time slice of 4 ms (faiss over 40,000
 # elements took 8 ms in place of 0.4). So there they wait asleep.
 ASLEEP = {"OPENBLAS_THREAD_TIMEOUT": "4"}
 
