@@ -15,7 +15,7 @@ recall: then the row is the best recall that was reached.
 The method is described in docs/comparison.md.
 
 Rows are kept in the work folder as they finish, and a run that is started again goes on there;
---fresh measures again.
+--fresh measures again, --kept reports what there is.
 
     python bench/bench_search.py [--sizes N ...] [--runs RUN ...] [--venvs FOLDER] [--out [DIR]]
 """
@@ -86,6 +86,8 @@ def search(
     for i, spec in enumerate(specs):
         head = {"data": data.name, "K": k, "D": dim, "N": sets, "peer": spec.name}
         key = f"{data.folder.name} {spec.name} {args.recall} {args.threads} {args.clock}"
+        if key not in kept.rows and args.kept:
+            continue
         if key not in kept.rows:
             verdict, row, versions = None, {}, {}
             try:
@@ -169,6 +171,7 @@ def arguments() -> argparse.Namespace:
         choices=("perf_counter", "process_time"),
         help="process_time, with --threads 1, for a look on a busy machine",
     )
+    words.add_argument("--kept", action="store_true", help="report what is kept, measure nothing")
     words.add_argument("--fresh", action="store_true", help="measure again what is kept")
     words.set_defaults(seconds=1.0)
     args = words.parse_args()
