@@ -55,6 +55,21 @@ def assert_equal_to_exact(queries, gallery, topk, excluded=None, **options):
     return found[3]
 
 
+def assert_bounds(queries, gallery, isa, **options):
+    """Bounds are above float64, those of both parts nearer; returns those of the first part."""
+    exact = plain_scores(
+        torch.from_numpy(queries).double(), torch.from_numpy(gallery).double(), **options
+    ).numpy()
+    codes = divse_native.quantise(gallery, gallery_lengths=options.get("gallery_lengths"))
+    first, both = (
+        divse_native.int8_bounds(queries, gallery, *codes, parts, isa=isa, **options)
+        for parts in (1, 2)
+    )
+    assert (first >= exact).all() and (both >= exact).all()
+    assert (both - exact).mean() < (first - exact).mean()
+    return first
+
+
 @every_isa
 @pytest.mark.parametrize("d", SIZES)
 def test_codes_are_the_specification(isa, d):
@@ -96,19 +111,7 @@ def test_bounds_are_above_float64(isa, similarity, kind, shape):
     queries[0] = gallery[0, np.arange(k) % size]
     lengths = {"query_lengths": make_lengths(rng, 3, k)}
     lengths["gallery_lengths"] = make_lengths(rng, 21, size)
-    exact = plain_scores(
-        torch.from_numpy(queries).double(),
-        torch.from_numpy(gallery).double(),
-        **lengths,
-        **similarity,
-    ).numpy()
-    codes = divse_native.quantise(gallery, gallery_lengths=lengths["gallery_lengths"])
-    options = lengths | similarity | {"isa": isa}
-    first, both = (
-        divse_native.int8_bounds(queries, gallery, *codes, parts, **options) for parts in (1, 2)
-    )
-    assert (first >= exact).all() and (both >= exact).all()
-    assert (both - exact).mean() < (first - exact).mean()
+    assert_bounds(queries, gallery, isa, **lengths, **similarity)
 
 
 FULL = [(4, 4, 64), (8, 4, 33), (4, 8, 100), (8, 16, 17), (4, 1, 70), (16, 4, 600)]
@@ -128,22 +131,13 @@ def test_bounds_of_full_sets_are_above_float64(isa, similarity, kind, shape):
     gallery = KINDS[kind](rng, 53, size, d, "float16")
     queries = make_sets(rng, 3, k, d)
     queries[0] = gallery[0, np.arange(k) % size]
-    exact = plain_scores(
-        torch.from_numpy(queries).double(), torch.from_numpy(gallery).double(), **similarity
-    ).numpy()
-    codes = divse_native.quantise(gallery)
-    options = similarity | {"isa": isa}
-    first, both = (
-        divse_native.int8_bounds(queries, gallery, *codes, parts, **options) for parts in (1, 2)
-    )
-    assert (first >= exact).all() and (both >= exact).all()
-    assert (both - exact).mean() < (first - exact).mean()
+    first = assert_bounds(queries, gallery, isa, **similarity)
     # The same sets in lanes that are told their lengths go the other way.
     told = {"gallery_lengths": np.full(53, size)}
-    again = divse_native.int8_bounds(queries, gallery, *codes, 1, **told, **options)
+    again = assert_bounds(queries, gallery, isa, **told, **similarity)
     np.testing.assert_allclose(first, again, rtol=0, atol=2e-6 * max(1, k))
     for some in (queries, queries[:1]):
-        assert_equal_to_exact(some, gallery, 5, **options)
+        assert_equal_to_exact(some, gallery, 5, isa=isa, **similarity)
 
 
 @pytest.mark.parametrize("alpha", ALPHAS)
