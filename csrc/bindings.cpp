@@ -1,10 +1,12 @@
 // The Python module. Arguments are checked with the GIL held, the work runs without it.
 #include <string>
+#include <vector>
 
 #include "arguments.h"
 #include "dispatch.h"
 #include "int8_bindings.h"
 #include "similarity.h"
+#include "topk.h"
 
 namespace py = pybind11;
 
@@ -73,6 +75,35 @@ FloatArray python_candidate_scores(const py::object& queries, const py::object& 
     return out;
 }
 
+py::tuple python_candidate_search(const py::object& queries, const py::object& gallery,
+                                  const py::object& candidates, std::int64_t topk,
+                                  const py::kwargs& keywords) {
+    Options options(keywords);
+    const Call call(queries, gallery, options, Allowed::any_type_any_layout);
+    const std::int64_t count = call.queries().count;
+    const CandidatesArgument asked(candidates, count, call.gallery().count);
+    const Candidates listed = asked.view();
+    topk = topk_argument(topk, listed.count);
+    FloatArray best({count, topk});
+    py::array_t<std::int64_t> ids({count, topk});
+    float* best_data = best.mutable_data();
+    std::int64_t* ids_data = ids.mutable_data();
+    {
+        const py::gil_scoped_release unlocked;
+        std::vector<float> all(static_cast<std::size_t>(count * listed.count));
+        candidate_scores(call.queries(), call.gallery(), listed, call.similarity, call.kernel,
+                         call.threads, all.data());
+        for (std::int64_t q = 0; q < count; ++q) {
+            TopK top(topk);
+            for (std::int64_t m = q * listed.count; m < (q + 1) * listed.count; ++m) {
+                if (listed.ids[m] >= 0) top.offer({all[static_cast<std::size_t>(m)], listed.ids[m]});
+            }
+            top.write(best_data + q * topk, ids_data + q * topk);
+        }
+    }
+    return py::make_tuple(best, ids);
+}
+
 FloatArray empty_like(const Sets& sets) {
     return FloatArray({sets.count, sets.elements, sets.dim});
 }
@@ -134,6 +165,8 @@ PYBIND11_MODULE(divse_native, module) {
     module.def("search", divse::python_search, "queries"_a, "gallery"_a, "topk"_a);
     module.def("candidate_scores", divse::python_candidate_scores, "queries"_a, "gallery"_a,
                "candidates"_a);
+    module.def("candidate_search", divse::python_candidate_search, "queries"_a, "gallery"_a,
+               "candidates"_a, "topk"_a);
     module.def("backward", divse::python_backward, "queries"_a, "gallery"_a, "grad_scores"_a);
     module.def("candidate_backward", divse::python_candidate_backward, "queries"_a, "gallery"_a,
                "candidates"_a, "grad_scores"_a);

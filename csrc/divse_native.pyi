@@ -65,6 +65,14 @@ def candidate_scores(
 ) -> _Floats:
     """Scores (B, M) of every query with its own candidates (B, M), -inf where that is -1."""
 
+def candidate_search(
+    queries: _Floats, gallery: _Gallery, candidates: _Ids, topk: int, **options: Unpack[_Options]
+) -> tuple[_Floats, _Ids]:
+    """The best ``topk`` of every query's own candidates (B, M): scores and ids (B, topk).
+
+    -inf and -1 where there are fewer; equal scores come by id.
+    """
+
 def scores_and_cosines(
     queries: _Floats, gallery: _Floats, **options: Unpack[_Similarity]
 ) -> tuple[_Floats, _Floats]:
@@ -126,24 +134,43 @@ def certified_search(
     exactly, which may vary with the threads.
     """
 
-def int8_search(
-    queries: _Floats,
-    codes: NDArray[np.int8],
-    scales: _Floats,
-    sets: int,
-    topk: int,
-    *,
-    excluded: NDArray[np.uint8] | None = None,
-    ordered: bool = True,
-    **options: Unpack[_Options],
-) -> tuple[_Floats, _Ids]:
-    """The best ``topk`` (B, topk) of N ``sets`` by the scores of their codes alone: estimates.
+class Int8Gallery:
+    """Codes of N sets that lie side by side, to be scored by the codes alone.
 
-    Queries are rounded to int8 as well. Codes (slots, ceil(D / 4), 16, 4), zero past D, and scales
-    (slots, 16): groups of 16 sets side by side, each with as many slots as its largest set has
-    elements; ``gallery_lengths`` (N,) unless all sets have as many. Unless ``ordered`` the best
-    come in any order, those that are missing (-inf, -1) last.
+    Codes (slots, ceil(D / 4), 16, 4), zero past D, and scales (slots, 16): groups of 16 sets side
+    by side, each with as many slots as its largest set has elements; ``lengths`` (N,) unless all
+    sets have as many. ``order`` (N,) are the ids of the sets, each of 0 to N - 1 once; None: their
+    places. Sets begins[c] to begins[c + 1] - 1 lie in cell c, which set c of the ``leaders`` stands
+    for; begins (C + 1,). The arrays must not change.
     """
+
+    def __init__(
+        self,
+        codes: NDArray[np.int8],
+        scales: _Floats,
+        sets: int,
+        dim: int,
+        lengths: _Ids | None = None,
+        order: NDArray[np.int32] | None = None,
+        leaders: Int8Gallery | None = None,
+        begins: _Ids | None = None,
+    ) -> None: ...
+    def search(
+        self,
+        queries: _Floats,
+        topk: int,
+        *,
+        excluded: NDArray[np.uint8] | None = None,
+        probe: int | None = None,
+        ordered: bool = True,
+        **options: Unpack[_Options],
+    ) -> tuple[_Floats, _Ids]:
+        """Estimated scores and ids (B, topk) of the best sets; queries are rounded to int8 as well.
+
+        ``probe`` looks into so many cells for each query, those whose leaders are the best, and the
+        rest of the groups at their ends; None looks at all sets. ``excluded`` is a bitmap by id.
+        Unless ``ordered`` the best come in any order, those that are missing (-inf, -1) last.
+        """
 
 def int8_bounds(
     queries: _Floats,

@@ -62,6 +62,22 @@ struct LaneCodes {
     const std::int64_t* firsts;   // slots where groups begin, with lengths
 };
 
+// Sets that are alike lie in a cell, and the leaders, one of each cell, tell which cells to look
+// into: set n of the leaders stands for the sets begins[n]..begins[n + 1] - 1.
+struct Cells {
+    const LaneCodes* leaders;
+    const std::int64_t* begins;  // (leaders->count + 1,)
+    std::int64_t probe;          // cells to look into for each query
+};
+
+// What a search by codes alone goes over: all sets, or those in some cells.
+struct LaneGallery {
+    const LaneCodes* codes;
+    const std::int32_t* order;     // (count,) the id of each set; null: its place
+    const Cells* cells;            // null: all sets
+    const std::uint8_t* excluded;  // a bitmap by id; null: none
+};
+
 struct Int8Kernel;  // int8_kernel.h
 
 // Codes, scales and residuals of `sets`, in the layout of Codes; zero in the padding. Returns the
@@ -81,10 +97,11 @@ struct Certified {
 };
 
 // The best by the scores of codes, the queries rounded as well: estimates that bound nothing.
-// Scores and ids (B, topk) as search gives them, or in any order where they need not be `ordered`.
-void int8_search(const Sets& queries, const LaneCodes& codes, Similarity similarity,
-                 const Int8Kernel& kernel, int threads, std::int64_t topk,
-                 const std::uint8_t* excluded, bool ordered, float* scores, std::int64_t* ids);
+// Scores and ids (B, topk) as search gives them (of equal scores that of the lower place is taken),
+// or in any order where they need not be `ordered`.
+void int8_search(const Sets& queries, const LaneGallery& gallery, Similarity similarity,
+                 const Int8Kernel& kernel, int threads, std::int64_t topk, bool ordered,
+                 float* scores, std::int64_t* ids);
 
 void certified_search(const Sets& queries, const Sets& gallery, const Codes& codes,
                       Similarity similarity, const Kernel& kernel, const Int8Kernel& int8,

@@ -1,7 +1,10 @@
 // The functions of int8 codes for Python.
 #include "int8_bindings.h"
 
+#include <pybind11/stl.h>
+
 #include <algorithm>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -69,12 +72,14 @@ struct CodedCall : Call {
     }
 };
 
-// Codes that lie side by side (LaneCodes), and how many elements each set has.
-class LaneCodesArgument {
+// Codes that lie side by side (LaneCodes) and how many elements each set has, with their order and
+// cells (LaneGallery): checked once, and searched as often as the caller likes.
+class Int8Gallery {
 public:
-    LaneCodesArgument(const py::object& given, const py::object& given_scales, std::int64_t sets,
-                      std::int64_t dim, Options& options)
-        : lengths_(options.take<py::object>("gallery_lengths", py::none())) {
+    Int8Gallery(const py::object& given, const py::object& given_scales, std::int64_t sets,
+                std::int64_t dim, const py::object& lengths, const py::object& order,
+                const py::object& leaders, const py::object& begins)
+        : arrays_{given, given_scales, lengths, order, leaders, begins} {
         check_dims(dim);
         if (sets < 1) {
             throw py::value_error("sets: got " + std::to_string(sets) + ", expected at least 1");
@@ -86,12 +91,47 @@ public:
         const std::vector<py::ssize_t> shape{slots, (dim + lane_dims - 1) / lane_dims, lane_sets,
                                              lane_dims};
         codes_.codes = piece<std::int8_t>("codes", given, shape);
-        const std::int64_t taken = lengths_.is_none() ? take_even(slots) : take_lengths();
-        if (taken == slots) return;
-        throw py::value_error("scales: got " + std::to_string(slots) + " slots, expected " +
-                              std::to_string(taken) + " for " + std::to_string(sets) + " sets");
+        const std::int64_t taken = lengths.is_none() ? take_even(slots) : take_lengths(lengths);
+        if (taken != slots) {
+            throw py::value_error("scales: got " + std::to_string(slots) + " slots, expected " +
+                                  std::to_string(taken) + " for " + std::to_string(sets) +
+                                  " sets");
+        }
+        if (!order.is_none()) take_order(order);
+        if (!leaders.is_none()) take_cells(leaders, begins);
     }
-    const LaneCodes& codes() const { return codes_; }
+    Int8Gallery(const Int8Gallery&) = delete;  // it looks at itself
+
+    py::tuple search(const py::object& queries, std::int64_t topk, const py::kwargs& keywords) {
+        Options options(keywords);
+        const py::object excluded = options.take<py::object>("excluded", py::none());
+        const bool ordered = options.take<bool>("ordered", true);
+        const auto probe = options.take<std::optional<std::int64_t>>("probe", std::nullopt);
+        const SetsArgument asked("queries", "query", queries, options,
+                                 Allowed::float32_any_layout);
+        const Similarity similarity = similarity_argument(options);
+        const Kernel& kernel = kernel_argument(options);
+        const int threads = threads_argument(options);
+        options.finish();
+        if (asked.sets().dim != codes_.dim) {
+            throw py::value_error("queries: got D=" + std::to_string(asked.sets().dim) +
+                                  ", expected " + std::to_string(codes_.dim));
+        }
+        const ExcludedArgument left_out(excluded, codes_.count);
+        topk = topk_argument(topk, codes_.count);
+        const Cells cells = cells_for(probe);
+        const LaneGallery gallery{&codes_, order_, probe ? &cells : nullptr, left_out.bits()};
+        py::array_t<float> scores({asked.sets().count, topk});
+        py::array_t<std::int64_t> ids({asked.sets().count, topk});
+        float* scores_data = scores.mutable_data();
+        std::int64_t* ids_data = ids.mutable_data();
+        {
+            const py::gil_scoped_release unlocked;
+            int8_search(asked.sets(), gallery, similarity, int8_kernel(kernel), threads, topk,
+                        ordered, scores_data, ids_data);
+        }
+        return py::make_tuple(scores, ids);
+    }
 
 private:
     std::int64_t take_even(std::int64_t slots) {
@@ -101,8 +141,8 @@ private:
         return groups * codes_.elements;
     }
 
-    std::int64_t take_lengths() {
-        codes_.lengths = piece<std::int64_t>("gallery_lengths", lengths_, {codes_.count});
+    std::int64_t take_lengths(const py::object& lengths) {
+        codes_.lengths = piece<std::int64_t>("lengths", lengths, {codes_.count});
         codes_.elements = 1;
         firsts_.push_back(0);
         for (std::int64_t n = 0; n < codes_.count;) {
@@ -110,7 +150,7 @@ private:
             for (const auto end = std::min(n + lane_sets, codes_.count); n < end; ++n) {
                 const std::int64_t length = codes_.lengths[n];
                 if (length < 1) {
-                    throw py::value_error("gallery_lengths: got " + std::to_string(length) +
+                    throw py::value_error("lengths: got " + std::to_string(length) +
                                           " for set " + std::to_string(n) + ", expected 1 or more");
                 }
                 longest = std::max(longest, length);
@@ -122,9 +162,58 @@ private:
         return firsts_.back();
     }
 
-    const py::object lengths_;
+    void take_order(const py::object& order) {
+        order_ = piece<std::int32_t>("order", order, {codes_.count});
+        std::vector<bool> seen(static_cast<std::size_t>(codes_.count));
+        for (std::int64_t n = 0; n < codes_.count; ++n) {
+            const std::int64_t id = order_[n];
+            if (id < 0 || id >= codes_.count || seen[static_cast<std::size_t>(id)]) {
+                throw py::value_error("order: got " + std::to_string(id) + " at place " +
+                                      std::to_string(n) + ", expected each of 0 to " +
+                                      std::to_string(codes_.count - 1) + " once");
+            }
+            seen[static_cast<std::size_t>(id)] = true;
+        }
+    }
+
+    void take_cells(const py::object& leaders, const py::object& begins) {
+        if (!py::isinstance<Int8Gallery>(leaders)) {
+            throw py::type_error("leaders: got " + text(py::type::of(leaders)) +
+                                 ", expected an Int8Gallery");
+        }
+        const auto& found = leaders.cast<const Int8Gallery&>();
+        leaders_ = &found.codes_;
+        if (leaders_->dim != codes_.dim) {
+            throw py::value_error("leaders: got D=" + std::to_string(leaders_->dim) +
+                                  ", expected " + std::to_string(codes_.dim));
+        }
+        begins_ = piece<std::int64_t>("begins", begins, {leaders_->count + 1});
+        bool ascending = begins_[0] == 0 && begins_[leaders_->count] == codes_.count;
+        for (std::int64_t cell = 0; ascending && cell < leaders_->count; ++cell) {
+            ascending = begins_[cell] <= begins_[cell + 1];
+        }
+        if (!ascending) {
+            throw py::value_error("begins: expected numbers that ascend from 0 to " +
+                                  std::to_string(codes_.count));
+        }
+    }
+
+    Cells cells_for(const std::optional<std::int64_t>& probe) const {
+        if (!probe) return {};
+        if (!leaders_) throw py::value_error("probe: the gallery has no cells");
+        if (*probe < 1) {
+            throw py::value_error("probe: got " + std::to_string(*probe) +
+                                  ", expected at least 1");
+        }
+        return {leaders_, begins_, std::min(*probe, leaders_->count)};
+    }
+
+    const py::object arrays_[6];  // whose memory this looks at
     std::vector<std::int64_t> firsts_;
     LaneCodes codes_;
+    const std::int32_t* order_ = nullptr;
+    const LaneCodes* leaders_ = nullptr;
+    const std::int64_t* begins_ = nullptr;
 };
 
 py::tuple python_quantise(const py::object& gallery, const py::kwargs& keywords) {
@@ -198,32 +287,6 @@ py::tuple python_certified_search(const py::object& queries, const py::object& g
     return py::make_tuple(scores, ids, certified, survivors);
 }
 
-py::tuple python_int8_search(const py::object& queries, const py::object& codes,
-                             const py::object& scales, std::int64_t sets, std::int64_t topk,
-                             const py::kwargs& keywords) {
-    Options options(keywords);
-    const py::object excluded = options.take<py::object>("excluded", py::none());
-    const bool ordered = options.take<bool>("ordered", true);
-    const SetsArgument asked("queries", "query", queries, options, Allowed::float32_any_layout);
-    const LaneCodesArgument gallery(codes, scales, sets, asked.sets().dim, options);
-    const Similarity similarity = similarity_argument(options);
-    const Kernel& kernel = kernel_argument(options);
-    const int threads = threads_argument(options);
-    options.finish();
-    const ExcludedArgument left_out(excluded, sets);
-    topk = topk_argument(topk, sets);
-    py::array_t<float> scores({asked.sets().count, topk});
-    py::array_t<std::int64_t> ids({asked.sets().count, topk});
-    float* scores_data = scores.mutable_data();
-    std::int64_t* ids_data = ids.mutable_data();
-    {
-        const py::gil_scoped_release unlocked;
-        int8_search(asked.sets(), gallery.codes(), similarity, int8_kernel(kernel), threads, topk,
-                    left_out.bits(), ordered, scores_data, ids_data);
-    }
-    return py::make_tuple(scores, ids);
-}
-
 }  // namespace
 
 void define_int8(py::module_& module) {
@@ -233,8 +296,13 @@ void define_int8(py::module_& module) {
                "residuals"_a, "parts"_a);
     module.def("certified_search", python_certified_search, "queries"_a, "gallery"_a, "codes"_a,
                "scales"_a, "residuals"_a, "topk"_a);
-    module.def("int8_search", python_int8_search, "queries"_a, "codes"_a, "scales"_a, "sets"_a,
-               "topk"_a);
+    py::class_<Int8Gallery>(module, "Int8Gallery")
+        .def(py::init<const py::object&, const py::object&, std::int64_t, std::int64_t,
+                      const py::object&, const py::object&, const py::object&,
+                      const py::object&>(),
+             "codes"_a, "scales"_a, "sets"_a, "dim"_a, "lengths"_a = py::none(),
+             "order"_a = py::none(), "leaders"_a = py::none(), "begins"_a = py::none())
+        .def("search", &Int8Gallery::search, "queries"_a, "topk"_a);
 }
 
 }  // namespace divse

@@ -1,4 +1,4 @@
-"""divse_native.int8_search: the best by int8 codes alone, on every instruction set."""
+"""divse_native.Int8Gallery: the best by int8 codes alone, on every instruction set."""
 
 import numpy as np
 import pytest
@@ -37,6 +37,12 @@ def side_by_side(values, lengths=None):
     return (np.ascontiguousarray(laid), np.stack([slot for _, slot in slots]), sets), said
 
 
+def search(queries, gallery, topk, lengths=None, **options):
+    """Scores and ids (B, topk) of codes, scales and N."""
+    made = divse_native.Int8Gallery(*gallery, queries.shape[2], lengths)
+    return made.search(queries, topk, **options)
+
+
 @pytest.mark.parametrize("isa", divse_native.instruction_sets())
 @pytest.mark.parametrize("similarity", ["smooth_chamfer", "chamfer", "maxsim", "mil"])
 @pytest.mark.parametrize(
@@ -47,9 +53,7 @@ def test_scores_are_those_of_the_codes(isa, similarity, shape):
     values = clustered(sets + batch, k, dim, seed=sets)
     queries, topk = values[sets:], min(sets, 20)
     gallery, said = side_by_side(values[:sets])
-    found, ids = divse_native.int8_search(
-        queries, *gallery, topk, similarity=similarity, isa=isa, threads=2
-    )
+    found, ids = search(queries, gallery, topk, similarity=similarity, isa=isa, threads=2)
     sides = EmbeddingSets(coded(queries)), EmbeddingSets(said)
     exact = score(*sides, similarity=similarity, impl="reference").numpy()
     np.testing.assert_allclose(found, -np.sort(-exact, 1)[:, :topk], atol=5e-6 * k)
@@ -68,7 +72,7 @@ def test_any_alpha(isa, options, sizes):
     queries = values[:3, :asked].copy()
     values[20:30] *= -1
     gallery, said = side_by_side(values[:50, :k].copy())
-    found, ids = divse_native.int8_search(queries, *gallery, 50, isa=isa, **options)
+    found, ids = search(queries, gallery, 50, isa=isa, **options)
     sides = EmbeddingSets(coded(queries)), EmbeddingSets(said)
     exact = score(*sides, impl="reference", **options).numpy()
     size = 1 + 1 / options["alpha"]
@@ -83,8 +87,8 @@ def test_ragged_sets(isa, similarity):
     lengths, asked = random.integers(1, 7, 70), np.array([6, 1, 2, 4, 5])
     lengths[32:48] = 3  # one group of equals
     gallery, said = side_by_side(values[:70], lengths)
-    found, ids = divse_native.int8_search(
-        values[70:], *gallery, 20, gallery_lengths=lengths, query_lengths=asked,
+    found, ids = search(
+        values[70:], gallery, 20, lengths, query_lengths=asked,
         similarity=similarity, isa=isa,
     )  # fmt: skip
     sides = EmbeddingSets(coded(values[70:]), asked), EmbeddingSets(said, lengths)
@@ -97,8 +101,8 @@ def test_excluded_sets():
     values = clustered(90, 4, 24)
     out = np.zeros(96, dtype=bool)
     out[10:85] = True
-    found, ids = divse_native.int8_search(
-        values[:3], *side_by_side(values)[0], 20, excluded=np.packbits(out, bitorder="little")
+    found, ids = search(
+        values[:3], side_by_side(values)[0], 20, excluded=np.packbits(out, bitorder="little")
     )
     assert ids.shape == (3, 20) and (ids[:, 15:] == -1).all() and np.isinf(found[:, 15:]).all()
     assert set(ids[:, :15].ravel().tolist()) == {*range(10), *range(85, 90)}
@@ -109,12 +113,22 @@ def test_many_of_the_best():
     """More than a selection keeps at once, in any order of scores: as a sort has them."""
     values = clustered(3000, 2, 8, seed=4)
     gallery, _ = side_by_side(values)
-    everything, order = divse_native.int8_search(values[:2], *gallery, 3000)
+    everything, order = search(values[:2], gallery, 3000)
     for topk in (1, 63, 64, 65, 700, 2999):
-        found, ids = divse_native.int8_search(values[:2], *gallery, topk, threads=3)
+        found, ids = search(values[:2], gallery, topk, threads=3)
         np.testing.assert_array_equal(found, everything[:, :topk])
         np.testing.assert_array_equal(ids, order[:, :topk])
     assert (np.diff(everything) <= 0).all()
+
+
+RIGHT = {
+    "codes": np.zeros((2, 2, 16, 4), np.int8),
+    "scales": np.ones((2, 16), np.float32),
+    "sets": 5,
+    "dim": 8,
+}
+LEADERS = divse_native.Int8Gallery(**(RIGHT | {"sets": 2}))
+NARROW = divse_native.Int8Gallery(np.zeros((2, 1, 16, 4), np.int8), RIGHT["scales"], 2, 4)
 
 
 class Indexed:
@@ -136,24 +150,106 @@ class Indexed:
         ({"scales": Indexed()}, "scales: got dtype None"),
         ({"sets": 0}, "sets: got 0, expected at least 1"),
         ({"sets": 33}, "scales: got 2 slots, expected 3 for 33 sets"),
-        ({"gallery_lengths": np.full(5, 3)}, "scales: got 2 slots, expected 3 for 5 sets"),
-        ({"gallery_lengths": np.array([1, 2, 0, 1, 1])}, "got 0 for set 2, expected 1 or more"),
-        ({"gallery_lengths": np.ones(4, np.int64)}, "gallery_lengths: got"),
-        ({"gallery_lengths": np.ones(5)}, "gallery_lengths: got"),
+        ({"lengths": np.full(5, 3)}, "scales: got 2 slots, expected 3 for 5 sets"),
+        ({"lengths": np.array([1, 2, 0, 1, 1])}, "got 0 for set 2, expected 1 or more"),
+        ({"lengths": np.ones(4, np.int64)}, "lengths: got"),
+        ({"lengths": np.ones(5)}, "lengths: got"),
+        ({"order": np.arange(5)}, "order: got dtype int64"),
+        (
+            {"order": np.array([0, 1, 2, 3, 5], np.int32)},
+            "order: got 5 at place 4, expected each of",
+        ),
+        ({"order": np.array([0, 1, 2, -3, 4], np.int32)}, "order: got -3 at place 3"),
+        ({"order": np.array([0, 1, 2, 2, 4], np.int32)}, "order: got 2 at place 3"),
+        ({"leaders": np.ones((1, 3, 8))}, "leaders: got .* expected an Int8Gallery"),
+        ({"leaders": LEADERS}, "begins: got dtype None"),
+        ({"leaders": LEADERS, "begins": np.array([0, 5])}, r"begins: got .* shape \(2,\)"),
+        ({"leaders": LEADERS, "begins": np.array([0, 3, 4])}, "begins: expected numbers that"),
+        ({"leaders": LEADERS, "begins": np.array([0, 6, 5])}, "begins: expected numbers that"),
+        ({"leaders": LEADERS, "begins": np.array([1, 3, 5])}, "begins: expected numbers that"),
+        ({"leaders": NARROW, "begins": np.array([0, 3, 5])}, "leaders: got D=4, expected 8"),
+    ],
+)
+def test_what_makes_no_gallery_is_refused(change, message):
+    assert divse_native.Int8Gallery(**RIGHT)
+    with pytest.raises((ValueError, TypeError), match=message):
+        divse_native.Int8Gallery(**(RIGHT | change))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
         ({"topk": 6}, "topk"),
         ({"similarity": "mp"}, "similarity"),
         ({"excluded": np.zeros(2, np.uint8)}, "excluded"),
         ({"nonsense": 1}, "nonsense"),
+        ({"queries": np.ones((1, 3, 12), np.float32)}, "queries: got D=12, expected 8"),
+        ({"probe": 2}, "probe: the gallery has no cells"),
     ],
 )
-def test_what_does_not_fit_is_refused(change, message):
-    right = {
-        "queries": np.ones((1, 3, 8), np.float32),
-        "codes": np.zeros((2, 2, 16, 4), np.int8),
-        "scales": np.ones((2, 16), np.float32),
-        "sets": 5,
-        "topk": 2,
-    }
-    assert divse_native.int8_search(**right)[0].shape == (1, 2)
+def test_what_does_not_fit_a_gallery_is_refused(change, message):
+    gallery = divse_native.Int8Gallery(**RIGHT)
+    right = {"queries": np.ones((1, 3, 8), np.float32), "topk": 2}
+    assert gallery.search(**right)[0].shape == (1, 2)
     with pytest.raises((ValueError, TypeError), match=message):
-        divse_native.int8_search(**(right | change))
+        gallery.search(**(right | change))
+    celled = divse_native.Int8Gallery(**RIGHT, leaders=LEADERS, begins=np.array([0, 3, 5]))
+    with pytest.raises(ValueError, match="probe: got 0, expected at least 1"):
+        celled.search(**right, probe=0)
+
+
+def in_cells(values, lengths, cells, dim):
+    """A gallery of sets (N, K, D) by cell, led by the first sets of all."""
+    order = np.argsort(cells, kind="stable").astype(np.int32)
+    own = None if lengths is None else lengths[order]
+    gallery, said = side_by_side(values[order], own)
+    count = cells.max() + 1
+    led = None if lengths is None else lengths[:count]
+    leaders = divse_native.Int8Gallery(*side_by_side(values[:count], led)[0], dim, led)
+    begins = np.searchsorted(cells[order], np.arange(count + 1))
+    return divse_native.Int8Gallery(*gallery, dim, own, order, leaders, begins), leaders, said
+
+
+@pytest.mark.parametrize("isa", divse_native.instruction_sets())
+@pytest.mark.parametrize("similarity", ["smooth_chamfer", "maxsim"])
+@pytest.mark.parametrize("ragged", [False, True])
+@pytest.mark.parametrize("batch", [1, 7])
+def test_cells_that_are_looked_into(isa, similarity, ragged, batch):
+    """The best of all sets of the groups of 16 that the nearest cells reach into, by their ids."""
+    random = np.random.default_rng(3)
+    values = clustered(400 + batch, 4, 24, seed=6)
+    queries, values = values[400:], values[:400]
+    lengths = random.integers(1, 5, 400) if ragged else None
+    cells = random.integers(0, 9, 400)
+    cells[cells == 4] = 3  # one is empty
+    gallery, leaders, said = in_cells(values, lengths, cells, 24)
+    options = {"similarity": similarity, "isa": isa, "threads": 2}
+    sizes = None if lengths is None else lengths[np.argsort(cells, kind="stable")]
+    sides = EmbeddingSets(coded(queries)), EmbeddingSets(said, sizes)
+    exact = score(*sides, similarity=similarity, impl="reference").numpy()  # of the places
+    order, places = np.argsort(cells, kind="stable"), np.sort(cells)
+    for probe in (1, 3, 8, 9, 12):
+        found, ids = gallery.search(queries, 30, probe=probe, **options)
+        _, chosen = leaders.search(queries, min(probe, 9), **options)
+        for q in range(batch):
+            groups = np.unique(np.flatnonzero(np.isin(places, chosen[q])) // 16)
+            open_to = np.isin(np.arange(400) // 16, groups)
+            best = -np.sort(-exact[q, open_to])[:30]
+            np.testing.assert_allclose(found[q, : len(best)], best, atol=3e-5)
+            assert (ids[q, len(best) :] == -1).all() and np.isneginf(found[q, len(best) :]).all()
+            own = np.argsort(order)[ids[q, : len(best)]]
+            assert open_to[own].all() and len(set(own)) == len(best)
+            np.testing.assert_allclose(found[q, : len(best)], exact[q, own], atol=3e-5)
+
+
+def test_excluded_sets_of_cells_are_named_by_id():
+    values = clustered(90, 4, 24)
+    gallery, *_ = in_cells(values, None, np.arange(90) % 5, 24)
+    out = np.zeros(96, dtype=bool)
+    out[10:85] = True
+    excluded = np.packbits(out, bitorder="little")
+    for probe in (None, 5):
+        found, ids = gallery.search(values[:3], 20, excluded=excluded, probe=probe)
+        assert set(ids[:, :15].ravel().tolist()) == {*range(10), *range(85, 90)}
+        assert (ids[:, 15:] == -1).all() and ids[:, 0].tolist() == [0, 1, 2]
+        assert np.isinf(found[:, 15:]).all()

@@ -26,15 +26,22 @@ def large(tmp_path_factory):
     return gallery, EmbeddingSets.of(values[3000:])
 
 
+def decoded(shard):
+    """The sketched sets (n, K, d) of a segment, in its order."""
+    sets = shard.sets
+    (found,) = sets.lanes.decode(sets.codes, sets.scales, sets.dims, 1 << 30)
+    order = sets.lanes.order
+    return found.values if order is None else found.values[np.argsort(order)]
+
+
 def estimates(gallery, queries, scoring):
     """Scores (B, N) by the sketches, in float64, from their definition."""
     index = open_index(gallery)
     found = []
     for shard in index.shards:
         rows = shard.segment.own(np.arange(shard.segment.sets))
-        (decoded,) = shard.lanes.decode(shard.codes, shard.scales, shard.dims, 1 << 30)
-        values = decoded.values[rows].astype(np.float64)
-        asked = np.asarray(queries.values, np.float64) @ index.axes.T
+        values = decoded(shard)[rows].astype(np.float64)
+        asked = np.asarray(queries.values, np.float64) @ index.sketching.axes.T
         others = np.linalg.norm(asked[..., 1:], axis=-1, keepdims=True)
         asked[..., 1:] *= np.sqrt(1 - asked[..., :1] ** 2) / others
         asked = torch.from_numpy(asked)
@@ -50,7 +57,7 @@ def test_proposed_sets_are_the_best_by_their_sketches(large, similarity, impl):
     gallery, queries = large
     scoring, depth = Scoring(similarity, impl=impl), 50
     index = open_index(gallery)
-    assert [len(shard.lanes.lengths) for shard in index.shards] == [2000, 1000]
+    assert [len(shard.sets) for shard in index.shards] == [2000, 1000]
     before = dispatch.calls["native.estimates"]
     effort = sketch_index.Effort(depth, 1, 1)
     found = index.propose(queries, scoring, effort, None).candidates
@@ -134,16 +141,13 @@ def test_axes_keep_most_of_the_elements(tmp_path):
     spread = random.standard_normal((400, 4, 40)) * np.arange(1, 41) ** -1.0
     gallery = Gallery.create(tmp_path / "g", spread.astype(np.float32)).build_index("Sketch")
     index = open_index(gallery)
-    assert index.spec == "Sketch16" and index.axes.shape == (16, 40)
-    np.testing.assert_allclose(index.axes @ index.axes.T, np.eye(16), atol=1e-5)
-    (decoded,) = index.shards[0].lanes.decode(
-        index.shards[0].codes, index.shards[0].scales, 16, 1 << 30
-    )
-    np.testing.assert_allclose(np.linalg.norm(decoded.values, axis=-1), 1, atol=0.02)
+    assert index.spec == "Sketch16" and index.sketching.axes.shape == (16, 40)
+    np.testing.assert_allclose(index.sketching.axes @ index.sketching.axes.T, np.eye(16), atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(decoded(index.shards[0]), axis=-1), 1, atol=0.02)
     elements = gallery.sets().values.reshape(-1, 40).astype(np.float64)
-    along = index.axes @ elements.mean(axis=0)
+    along = index.sketching.axes @ elements.mean(axis=0)
     np.testing.assert_allclose(np.abs(along[0]), np.linalg.norm(along), rtol=1e-5)
-    kept = np.square(elements @ index.axes.T).sum() / np.square(elements).sum()
+    kept = np.square(elements @ index.sketching.axes.T).sum() / np.square(elements).sum()
     best = np.sort(np.linalg.eigvalsh(elements.T @ elements))[::-1]
     assert kept == pytest.approx(best[:16].sum() / best.sum(), abs=1e-4) and kept > 0.75
     with pytest.raises(ValueError, match="at most D=40"):
@@ -163,7 +167,7 @@ def test_compaction_chooses_the_number_of_axes_as_it_was_asked(tmp_path, asked, 
     assert Gallery.open(grown.path).manifest.index.spec == "Sketch16"
     whole = Gallery.open(grown.compact().path)
     assert (whole.manifest.index.spec, whole.manifest.index.asked) == (then, asked)
-    assert open_index(whole).axes.shape == (int(then.removeprefix("Sketch")), 40)
+    assert open_index(whole).sketching.axes.shape == (int(then.removeprefix("Sketch")), 40)
     again = whole.remove(range(60, 360)).compact()
     assert again.manifest.index.spec == "Sketch16"
 
@@ -173,7 +177,7 @@ def test_axes_of_an_empty_gallery_are_named(tmp_path):
     empty = Gallery.create(tmp_path / "g", values[:9]).remove(range(9))
     with pytest.warns(UserWarning, match="any axes, as the gallery is empty"):
         filled = empty.build_index("Sketch8").add(values)
-    axes = open_index(filled.compact()).axes
+    axes = open_index(filled.compact()).sketching.axes
     elements = filled.sets().values.reshape(-1, 32).astype(np.float64)
     best = np.sort(np.linalg.eigvalsh(elements.T @ elements))[::-1][:8].sum()
     assert np.square(elements @ axes.T).sum() == pytest.approx(best, rel=1e-3)
@@ -189,18 +193,13 @@ def test_one_scan_proposes_as_many_sets_as_are_asked_for(large):
     assert (search.last.rounds, search.last.depth) == (1, 2900)  # sets, of 11,600 elements
 
 
-def test_clusters_of_sketches_are_refused(large):
+def test_clusters_of_sketches_without_cells_are_refused(large):
     gallery, queries = large
     search = Searcher(gallery)
     for asked in ({}, {"plan": "prefilter", "depth": 9}, {"allowed": [1, 2]}):
         for call in (search.explain, lambda **given: search.search(queries, **given)):
             with pytest.raises(ValueError, match=r"probe: got 4, but the .* is Sketch16"):
                 call(probe=4, **asked)
-    unbuilt = Searcher(Gallery.create(gallery.path.parent / "unbuilt", gallery.sets(range(9))))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("divse.search.index_spec.FLAT_UP_TO", 10)  # it would be built of sketches
-        with pytest.raises(ValueError, match="index is Sketch, and only FAISS"):
-            unbuilt.explain(topk=3, probe=4)
 
 
 def test_tune_looks_for_the_least_depth_of_sketches(large, monkeypatch):
@@ -223,10 +222,12 @@ def test_tune_looks_for_the_least_depth_of_sketches(large, monkeypatch):
 
 def test_specifications(monkeypatch):
     assert is_sketch("Sketch") and is_sketch("Sketch96")
-    assert not any(map(is_sketch, ("Sketch0", "Sketch-1", "sketch", "Flat", "Sketch9,Flat")))
-    assert automatic_spec(10**6) == "Sketch" and is_usable("Sketch")
+    assert all(map(is_sketch, ("Cells,Sketch", "Cells500,Sketch", "Cells,Sketch96")))
+    wrong = ("Sketch0", "Sketch-1", "sketch", "Flat", "Sketch9,Flat", "Cells0,Sketch", "Cells")
+    assert not any(map(is_sketch, wrong))
+    assert automatic_spec(10**6) == "Cells,Sketch" and is_usable("Sketch")
     monkeypatch.setattr("divse.search.index_spec.has_faiss", lambda: False)
-    assert automatic_spec(10) == "Sketch" and is_usable("Sketch12") and not is_usable("Flat")
+    assert automatic_spec(10) == "Cells,Sketch" and is_usable("Sketch12") and not is_usable("Flat")
 
 
 def test_damaged_axes_are_named(tmp_path):

@@ -117,8 +117,8 @@ def test_other_similarities(name):
 def test_equal_scores_go_by_position():
     """In every tile, and across tiles: all sets are one and the same.
 
-    Along axes, so that cosines are exact: numpy, which interprets the products, may sum those of the
-    last rows of a tile in another order.
+    Along axes, so that cosines are exact: numpy, which interprets the products, may sum
+    those of the last rows of a tile in another order.
     """
     q = torch.eye(32, device=DEVICE)[:4].expand(70, 4, 32)
     g = torch.eye(32, device=DEVICE)[2:6].expand(150, 4, 32)

@@ -57,11 +57,12 @@ class DivsePlans(Peer):
         if self.plan != "prefilter":
             return [[{}]]
         depths = [d for d in DEPTHS if d <= self.searcher.gallery.manifest.elements]
-        lists = re.match(r"IVF(\d+)", str(self.searcher.explain("prefilter").index))
-        if lists is None:
-            return [[{"depth": depth} for depth in depths]]
-        probes = dict.fromkeys(max(4, int(lists[1]) // share) for share in PROBED_SHARES)
-        return [[{"probe": p, "depth": depth} for depth in depths] for p in probes]
+        everywhere = [{"depth": depth} for depth in depths]
+        cells = re.match(r"Cells(\d+)", str(self.searcher.explain("prefilter").index))
+        if cells is None:
+            return [everywhere]
+        probes = dict.fromkeys(max(4, int(cells[1]) // share) for share in PROBED_SHARES)
+        return [everywhere, *([{"probe": p, "depth": depth} for depth in depths] for p in probes)]
 
     def search(self, queries: Array, topk: int, **setting: Any) -> tuple[Array, Array]:
         sets = EmbeddingSets(queries)

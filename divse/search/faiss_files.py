@@ -19,13 +19,20 @@ from divse.search.shard import Shard, copy_on_gpus, import_faiss, reason
 BUFFER_BYTES = 1 << 20  # of an index file between two calls of FAISS
 
 
-def read_trained(file: MappedFile, spec: str, dim: int) -> Any:
+TRAINED = "trained.faiss"
+
+
+def read_trained(files: dict[str, MappedFile], spec: str, dim: int) -> Any:
     """Read the trained index."""
-    return _read(file)
+    return _read(files[TRAINED])
 
 
-def write_trained(path: Path, trained: Any) -> None:
+def write_trained(folder: Path, trained: Any) -> None:
     """Write the trained index durably."""
+    _write(folder / TRAINED, trained)
+
+
+def _write(path: Path, trained: Any) -> None:
     faiss = import_faiss()
     file = durable.open_new(path)
     try:
@@ -38,7 +45,7 @@ def write_trained(path: Path, trained: Any) -> None:
 
 def write_shard(path: Path, trained: Any, segment: Segment, progress: Progress | None) -> None:
     """Write a copy of the trained index that holds a segment's elements."""
-    write_trained(path, fill(trained, segment, progress))
+    _write(path, fill(trained, segment, progress))
 
 
 def open_shard(

@@ -12,11 +12,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from divse.search import durable, element_index, faiss_files, sketch_files, sketch_index
+from divse.search import durable, element_index, faiss_files, sketch_files, sketching
 from divse.search.element_index import Progress, Trained
 from divse.search.index_spec import automatic_spec, check_spec, is_sketch
 from divse.search.manifest import FileEntry, IndexEntry, SegmentEntry
-from divse.search.mapping import map_file
+from divse.search.mapping import map_files
 from divse.search.proposal import PrefilterIndex
 from divse.search.segment import Segment
 from divse.search.snapshot import Snapshot
@@ -31,7 +31,7 @@ def train(snapshot: Snapshot, spec: str | None = None) -> Trained:
     """Train an index without elements; without a specification the one for the gallery's size."""
     asked = automatic_spec(snapshot.manifest.elements) if spec is None else spec
     check_spec(asked)
-    kind = sketch_index if is_sketch(asked) else element_index
+    kind = sketching if is_sketch(asked) else element_index
     trained: Trained = kind.train(snapshot, asked)
     return trained
 
@@ -42,8 +42,8 @@ def open_index(snapshot: Snapshot, progress: Progress | None = None) -> Prefilte
     if stored is None:
         trained, spec = train(snapshot)
     else:
-        spec, file = stored.spec, snapshot.index_files[stored.trained]
-        trained = _kind(spec).read_trained(file, spec, snapshot.dim)
+        spec = stored.spec
+        trained = _kind(spec).read_trained(snapshot.index_files, spec, snapshot.dim)
     kind = _kind(spec)
     shards = []
     for segment in snapshot.segments:
@@ -55,20 +55,21 @@ def open_index(snapshot: Snapshot, progress: Progress | None = None) -> Prefilte
 
 def read_trained(gallery: Path, stored: IndexEntry, dim: int) -> Any:
     """Read what was trained."""
-    file = map_file(gallery / stored.name / stored.trained, stored.files[stored.trained])
-    return _kind(stored.spec).read_trained(file, stored.spec, dim)
+    files = map_files(gallery / stored.name, stored.files)
+    return _kind(stored.spec).read_trained(files, stored.spec, dim)
 
 
 def write_trained(gallery: Path, trained: Trained, asked: str | None) -> IndexEntry:
     """Store what was trained, which nothing names yet; `asked` is the specification given."""
     entry = IndexEntry(f"index-{secrets.token_hex(4)}", trained.spec, {}, asked)
-    path = gallery / entry.name / entry.trained
-    durable.make_folder(path.parent)
+    folder = gallery / entry.name
+    durable.make_folder(folder)
     try:
-        _kind(trained.spec).write_trained(path, trained.index)
-        entry.files[path.name] = _settled(path)
+        _kind(trained.spec).write_trained(folder, trained.index)
+        for path in sorted(folder.iterdir()):
+            entry.files[path.name] = _settled(path)
     except BaseException:
-        durable.remove(path.parent)
+        durable.remove(folder)
         raise
     durable.sync_folder(gallery)
     return entry

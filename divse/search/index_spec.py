@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib.util
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 FLAT_UP_TO = 1 << 14  # elements: comparing with all of them is fast, and can prove an answer
 FAISS_PART = "swigfaiss.py"  # in every build of the package
-_SKETCH = re.compile(r"Sketch([1-9][0-9]{0,4})?")
+_SKETCH = re.compile(r"(Cells([1-9][0-9]{0,6})?,)?Sketch([1-9][0-9]{0,4})?")
 
 
 def is_sketch(spec: str) -> bool:
@@ -18,19 +19,45 @@ def is_sketch(spec: str) -> bool:
 
 def check_spec(spec: str) -> None:
     """Refuse what means sketches and is not written so; FAISS knows what else there is."""
-    if spec.lower().startswith("sketch") and not is_sketch(spec):
-        raise ValueError(f"index {spec!r}: expected Sketch, or Sketch<d> such as Sketch96")
+    if spec.lower().startswith(("sketch", "cells")) and not is_sketch(spec):
+        raise ValueError(
+            f"index {spec!r}: expected Sketch, or Sketch<d> such as Sketch96, after Cells, or "
+            "Cells<n>, or nothing: Cells500,Sketch96"
+        )
 
 
-def sketch_dims(spec: str) -> int | None:
-    """Return d of "Sketch<d>", None of "Sketch", which goes by the gallery's elements."""
+class SketchSpec(NamedTuple):
+    """What a specification of sketches says: axes, and cells, of its own or (None) as many as fit.
+
+    `in_cells`: whether the sketches lie in cells.
+    """
+
+    dims: int | None
+    cells: int | None
+    in_cells: bool
+
+    def __str__(self) -> str:
+        """Return the specification."""
+        return f"{f'Cells{self.cells or str()},' if self.in_cells else ''}Sketch{self.dims or ''}"
+
+
+def sketch_spec(spec: str) -> SketchSpec:
+    """Read a specification of sketches."""
     match = _SKETCH.fullmatch(spec)
-    return int(match[1]) if match and match[1] else None
+    if match is None:
+        raise ValueError(f"index {spec!r} is not one of sketches")
+    cells, dims = (int(number) if number else None for number in match.group(2, 3))
+    return SketchSpec(dims, cells, match[1] is not None)
+
+
+def has_clusters(spec: str) -> bool:
+    """Whether a search may look into some clusters: of cells, or as FAISS knows."""
+    return not is_sketch(spec) or sketch_spec(spec).in_cells
 
 
 def automatic_spec(elements: int) -> str:
     """Return the index for a gallery of so many elements."""
-    return "Flat" if elements <= FLAT_UP_TO and has_faiss() else "Sketch"
+    return "Flat" if elements <= FLAT_UP_TO and has_faiss() else "Cells,Sketch"
 
 
 def has_faiss() -> bool:

@@ -98,6 +98,12 @@ def as_array(file: MappedFile, shape: tuple[int, ...], dtype: str) -> np.ndarray
     return np.frombuffer(file.data, expected, count, first).reshape(shape)
 
 
+def payload(file: MappedFile) -> int:
+    """Bytes of an .npy file after its header."""
+    start = bytes(file.data[:HEADER_START])
+    return int(file.data.size) - HEADER_START - int.from_bytes(start[8:], "little")
+
+
 def as_table(file: MappedFile) -> Any:
     """View an Arrow IPC file as a table; none of it is copied.
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from divse.search.index_spec import automatic_spec, is_sketch, is_usable
+from divse.search.index_spec import automatic_spec, has_clusters, is_usable
 from divse.search.scan import Scoring
 from divse.search.snapshot import Snapshot
 
@@ -117,11 +117,10 @@ def choose(asked: Asked, facts: Facts) -> Choice:
     """Return the plan to take; a named one is taken as it is, or refused where it cannot serve."""
     if asked.plan == "certified" and facts.why_not_certified is not None:
         raise ValueError(f"plan='certified' cannot serve this search: {facts.why_not_certified}")
-    if asked.probe is not None and is_sketch(facts.searched):
+    if asked.probe is not None and not has_clusters(facts.searched):
         raise ValueError(
-            f"probe: got {asked.probe}, but the gallery's index is {facts.searched}, and only "
-            "FAISS indexes of elements have clusters: leave it and give depth, or build such an "
-            "index (IVF1024,Flat)"
+            f"probe: got {asked.probe}, but the gallery's index is {facts.searched}, which has no "
+            "clusters: leave it and give depth, or build an index with some (Cells,Sketch)"
         )
     given = asked.depth is not None or asked.probe is not None
     if asked.plan != "auto" or given:

@@ -13,7 +13,7 @@ import torch
 
 from divse.search.request import Request
 from divse.search.scan import Hits, best_of, exact_scan
-from divse.search.stored_scan import serves, stored_scores
+from divse.search.stored_scan import serves, stored_candidates
 from divse.sets import as_tensor
 from divse.similarity.api import score_candidates
 
@@ -27,19 +27,16 @@ def rerank(request: Request, candidates: np.ndarray) -> Hits:
     short = request.topk - candidates.shape[1]
     if short > 0:
         candidates = np.pad(candidates, ((0, 0), (0, short)), constant_values=-1)
-    queries = request.on_device
-    positions = torch.from_numpy(candidates).to(request.device)
-    if serves(queries, request.scoring):
-        scores = stored_scores(queries, request.gallery, candidates, request.scoring)
-    elif request.resident is not None:
-        scoring = request.scoring
-        found = score_candidates(
-            queries, request.resident.sets, positions, impl=scoring.impl, **scoring.keywords()
-        )
-        scores = as_tensor(found)
-    else:
+    queries, scoring = request.on_device, request.scoring
+    if serves(queries, scoring):
+        return stored_candidates(queries, request.gallery, candidates, request.topk, scoring)
+    if request.resident is None:
         return _gathered(request, candidates)
-    return best_of(scores, positions, request.topk)
+    positions = torch.from_numpy(candidates).to(request.device)
+    scores = score_candidates(
+        queries, request.resident.sets, positions, impl=scoring.impl, **scoring.keywords()
+    )
+    return best_of(as_tensor(scores), positions, request.topk)
 
 
 def _gathered(request: Request, candidates: np.ndarray) -> Hits:

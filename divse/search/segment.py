@@ -131,6 +131,17 @@ class Segment:
         blocks = self.rows.to_batches()
         return blocks, np.cumsum([block.num_rows for block in blocks])
 
+    def take_numbers(self, rows: np.ndarray, column: str) -> np.ndarray:
+        """A column of int64 of the sets `rows` (n,): in a tenth of the time of `take_rows`."""
+        own, (blocks, ends) = self.own(rows), self._blocks
+        holder = np.searchsorted(ends, own, "right")
+        found = np.empty(len(own), np.int64)
+        for number in set(holder.tolist()):
+            block, mine = blocks[number], holder == number
+            values = block.column(column).to_numpy()
+            found[mine] = values[own[mine] - (ends[number] - block.num_rows)]
+        return found
+
     def lengths(self, rows: np.ndarray) -> np.ndarray:
         """Elements of each of the sets `rows`."""
         own = self.own(rows)

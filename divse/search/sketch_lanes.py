@@ -1,8 +1,9 @@
 """Where the codes of a sketch lie: 16 sets side by side, four axes of each in turn.
 
 A scan multiplies four axes of 16 sets at a time, and every sum stays in the lane of its set. Sets
-are taken in groups of 16, by their sizes where these differ, so that those of a group are alike; a
-group has as many slots (elements of each of its sets) as its largest set has elements.
+are taken in groups of 16, cell by cell, and within these by their sizes where these differ, so that
+those of a group are alike; a group has as many slots (elements of each of its sets) as its largest
+set has elements.
 
 codes (slots, ceil(d / 4), 16, 4) int8, zero past d and past a set's elements
 scales (slots, 16) fp32, likewise
@@ -17,7 +18,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from divse.search.segment import Segment
 from divse.sets import EmbeddingSets, pad_elements
 
 LANES, STEP = 16, 4
@@ -42,8 +42,8 @@ class Lanes:
     """The places of a segment's sets.
 
     lengths: (n,) elements of the sets in the order of their places
-    order: (n,) which set of the segment it is; None if all have one size and their own order
-    begins: (n,) rows where they begin in the segment
+    order: (n,) int32, which set it is; None if all have one size and their own order
+    begins: (n,) rows where they begin among all elements
     """
 
     lengths: np.ndarray
@@ -51,15 +51,17 @@ class Lanes:
     begins: np.ndarray
 
     @classmethod
-    def of(cls, segment: Segment) -> Lanes:
-        """Return the places of the sets of a segment."""
-        sets, offsets = segment.entry.sets, segment.offsets
-        if offsets is None:
-            k = segment.entry.k
-            return cls(np.full(sets, k), None, np.arange(sets) * k)
-        lengths = np.diff(offsets)
-        order = np.argsort(lengths, kind="stable")
-        return cls(lengths[order], order, np.asarray(offsets)[order])
+    def of(cls, lengths: np.ndarray, order: np.ndarray | None) -> Lanes:
+        """Return the places, in a given order, of sets of these sizes, one after another."""
+        begins = np.cumsum(lengths) - lengths
+        if order is None:
+            return cls(lengths, None, begins)
+        return cls(lengths[order], order, begins[order])
+
+    @cached_property
+    def even(self) -> bool:
+        """Whether all sets have one size."""
+        return bool((self.lengths == self.lengths[0]).all())
 
     @cached_property
     def firsts(self) -> np.ndarray:
@@ -101,5 +103,13 @@ class Lanes:
             values = values * scales[own][..., None]
             lengths = self.lengths[done : done + block.sets]
             padded = pad_elements(values[block.slot, block.lane], lengths)
-            yield EmbeddingSets(padded, None if self.order is None else lengths)
+            yield EmbeddingSets(padded, None if self.even else lengths)
             done += block.sets
+
+
+def in_order(lengths: np.ndarray, cells: np.ndarray | None) -> np.ndarray | None:
+    """Return the sets (n,) int32 by cell and size; None where they have neither."""
+    if cells is None and (lengths == lengths[0]).all():
+        return None
+    keys = (lengths,) if cells is None else (lengths, cells)
+    return np.lexsort(keys).astype(np.int32)

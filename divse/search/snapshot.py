@@ -121,7 +121,12 @@ class Snapshot:
 
     def take_ids(self, positions: np.ndarray) -> np.ndarray:
         """Return the ids of the sets at `positions` (any shape), in that shape."""
-        taken = self._take(positions, [ID]).column(ID).to_numpy()
+        if self.manifest.id_type == "int64" and len(self.segments) == 1:
+            flat = np.asarray(positions, dtype=np.int64).reshape(-1)
+            _check_positions(flat, len(self))
+            taken = self.segments[0].take_numbers(flat, ID)
+        else:
+            taken = self._take(positions, [ID]).column(ID).to_numpy()
         return np.asarray(taken).reshape(np.shape(positions))
 
     def _take(self, positions: np.ndarray, columns: list[str]) -> Any:

@@ -167,28 +167,38 @@ def _by_codes(q: Sets, part: _Part, topk: int, scoring: Scoring) -> tuple[Hits, 
     return hits, int(torch.as_tensor(found.survivors).sum())
 
 
-def stored_scores(
-    queries: EmbeddingSets, snapshot: Snapshot, candidates: np.ndarray, scoring: Scoring
-) -> torch.Tensor:
-    """Return the scores (B, M) of each query's candidates (B, M), positions; -inf where -1.
+def stored_candidates(
+    queries: EmbeddingSets,
+    snapshot: Snapshot,
+    candidates: np.ndarray,
+    topk: int,
+    scoring: Scoring,
+) -> Hits:
+    """Return the best `topk` of each query's candidates (B, M), positions or -1, ties by position.
 
-    The kernel reads them where they lie in the files: nothing is copied.
+    The kernel reads them where they lie in the files: nothing is copied. Where there are too few,
+    the last scores are -inf and their positions -1.
     """
     q = read_sets(queries, None, "queries")
     similarity, given = _parameters(scoring)
-    scores = torch.full(candidates.shape, -torch.inf)
+    best: Hits | None = None
     for segment in snapshot.segments:
-        inside = (candidates >= segment.start) & (candidates < segment.start + segment.sets)
-        if not inside.any():
-            continue
-        own = np.full(candidates.shape, -1)
-        own[inside] = segment.own(candidates[inside] - segment.start)
+        own = candidates
+        if len(snapshot.segments) > 1 or segment.live is not None:
+            inside = (candidates >= segment.start) & (candidates < segment.start + segment.sets)
+            own = np.full(candidates.shape, -1)
+            own[inside] = segment.own(candidates[inside] - segment.start)
         dispatch.calls["native.candidates"] += 1
-        found = native.stored_candidates(
-            q, as_tensor(segment.embeddings), own, similarity, given, segment.offsets
+        embeddings = as_tensor(segment.embeddings)
+        scores, found = native.stored_candidates(
+            q, embeddings, own, topk, similarity, given, segment.offsets
         )
-        scores = torch.maximum(scores, found)
-    return scores
+        if own is not candidates:
+            found = np.where(found < 0, -1, segment.positions(np.maximum(found, 0)))
+        hits = Hits(torch.from_numpy(scores), torch.from_numpy(found))
+        best = hits if best is None else merge(best, hits, topk)
+    assert best is not None, "a gallery has a segment"
+    return best
 
 
 def _parameters(scoring: Scoring) -> tuple[Similarity, dict[str, Any]]:

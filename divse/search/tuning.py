@@ -16,7 +16,7 @@ import torch
 from divse.search.backend import Backend
 from divse.search.gallery import Gallery
 from divse.search.index_files import read_trained
-from divse.search.index_spec import is_sketch, is_usable
+from divse.search.index_spec import is_sketch, is_usable, sketch_spec
 from divse.search.plans import topk_of
 from divse.search.scan import Scoring
 from divse.search.searcher import Progress, Searcher
@@ -102,7 +102,8 @@ class _Measuring:
     def __init__(self, trial: Trial, recall: float, progress: Progress | None) -> None:
         gallery, device = trial.searcher.gallery, trial.searcher.device
         self._settings = list(_settings(gallery, device, trial.scoring))
-        self._depths = _sketch_depths(gallery)
+        self._depths, self._probes = _sketch_settings(gallery)
+        self._steps = len(self._depths).bit_length()
         self._trial, self._recall, self._progress = trial, recall, progress
         self.found: list[Measured] = []
 
@@ -117,18 +118,29 @@ class _Measuring:
             if depth is None or not self._hopeless(depth, probe):
                 self._measure(plan, depth, probe)
             self._tell(1)
-        self._bisect(self._depths)
+        enough = self._bisect(self._depths, None)
+        for probe in self._probes:
+            self._tell(1)
+            if enough and self._enough(self._measure("prefilter", enough, probe)):
+                self._bisect([depth for depth in self._depths if depth < enough], probe)
+            else:
+                self._tell(self._steps)
 
-    def _bisect(self, depths: list[int]) -> None:
-        """Look for the first depth that is enough: deeper finds no less and takes longer."""
-        steps = len(depths).bit_length()
+    def _bisect(self, depths: list[int], probe: int | None) -> int | None:
+        """Look for the first depth that is enough: deeper finds no less and takes longer.
+
+        With fewer cells it is no greater: fewer sets are better by their sketches.
+        """
+        steps, found = self._steps, None
         while depths:
             middle = len(depths) // 2
-            enough = self._enough(self._measure("prefilter", depths[middle], None))
+            enough = self._enough(self._measure("prefilter", depths[middle], probe))
+            found = depths[middle] if enough else found
             depths = depths[:middle] if enough else depths[middle + 1 :]
             steps -= 1
             self._tell(1)
         self._tell(steps)
+        return found
 
     def _measure(self, plan: str, depth: int | None, probe: int | None) -> Measured:
         outcome = self._trial.search(plan, depth, probe)
@@ -156,7 +168,8 @@ class _Measuring:
 
     def _tell(self, steps: int) -> None:
         if self._progress is not None and steps:
-            total = len(self._settings) + len(self._depths).bit_length()
+            of_sketches = self._steps + len(self._probes) * (1 + self._steps)
+            total = len(self._settings) + of_sketches
             self._progress("tune", steps, total)
 
 
@@ -179,16 +192,22 @@ def _settings(
         return
     yield "prefilter", None, None
     if is_sketch(stored.spec):
-        return  # `_sketch_depths`
-    clusters = lists(read_trained(gallery.path, stored, gallery.dim))
-    for probe in sorted({max(1, clusters // share) for share in SHARES}):
+        return  # `_sketch_settings`
+    for probe in _probes(lists(read_trained(gallery.path, stored, gallery.dim))):
         for depth in DEPTHS:
             yield "prefilter", depth, probe
 
 
-def _sketch_depths(gallery: Gallery) -> list[int]:
-    """Depths that are of use where sketches propose the candidates, ascending."""
+def _probes(clusters: int) -> list[int]:
+    """How many clusters to look into, ascending."""
+    return sorted({max(1, clusters // share) for share in SHARES})
+
+
+def _sketch_settings(gallery: Gallery) -> tuple[list[int], list[int]]:
+    """Depths, and numbers of cells but all, that are of use with sketches, ascending."""
     stored = gallery.manifest.index
     if stored is None or not is_sketch(stored.spec):
-        return []
-    return [depth for depth in SKETCH_DEPTHS if depth < len(gallery)]
+        return [], []
+    depths = [depth for depth in SKETCH_DEPTHS if depth < len(gallery)]
+    cells = sketch_spec(stored.spec).cells
+    return depths, _probes(cells)[:-1] if cells else []

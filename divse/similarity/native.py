@@ -125,31 +125,24 @@ def search(
 
 def estimates(
     queries: Sets,
-    gallery: tuple[np.ndarray, np.ndarray, int, np.ndarray | None],
+    gallery: Any,
     topk: int,
     similarity: Similarity,
     parameters: dict[str, Any],
     excluded: np.ndarray | None,
+    probe: int | None,
 ) -> tuple[Tensor, Tensor]:
-    """The best ``topk`` scores and positions (B, topk), in any order, by codes, scales, N, lengths.
+    """The best ``topk`` scores and ids (B, topk), in any order, of a ``divse_native.Int8Gallery``.
 
-    Codes (slots, ceil(D / 4), 16, 4) int8 and scales (slots, 16) are of groups of 16 sets side by
-    side; lengths (N,), None if all sets are of one size. Queries are rounded to int8 as well.
+    Queries are rounded to int8 as well; each looks into ``probe`` cells, None: all.
     """
-    import divse_native
-
-    options = _options(queries, similarity, parameters)
-    codes, scales, sets, lengths = gallery
-    best, ids = divse_native.int8_search(
+    best, ids = gallery.search(
         queries.values.detach().float().numpy(),
-        codes,
-        scales,
-        sets,
         topk,
         excluded=excluded,
+        probe=probe,
         ordered=False,
-        gallery_lengths=lengths,
-        **options,
+        **_options(queries, similarity, parameters),
     )
     return torch.from_numpy(best), torch.from_numpy(ids)
 
@@ -158,21 +151,24 @@ def stored_candidates(
     queries: Sets,
     gallery: Tensor,
     chosen: np.ndarray,
+    topk: int,
     similarity: Similarity,
     parameters: dict[str, Any],
     offsets: np.ndarray | None = None,
-) -> Tensor:
-    """Scores (B, M) of each query with its own candidates (B, M), -1 = none; no gradient.
+) -> tuple[np.ndarray, np.ndarray]:
+    """The best ``topk`` of each query's own candidates (B, M), -1 = none; equal scores by position.
 
-    With ``offsets`` (N + 1,) the gallery is packed (elements, D).
+    Scores and positions (B, topk), -inf and -1 where there are fewer; no gradient. With
+    ``offsets`` (N + 1,) the gallery is packed (elements, D).
     """
     import divse_native
 
     values, options = _stored(queries, gallery, similarity, parameters)
-    found = divse_native.candidate_scores(
-        queries.values.detach().float().numpy(), values, chosen, gallery_offsets=offsets, **options
+    asked = queries.values.detach().float().numpy()
+    best, ids = divse_native.candidate_search(
+        asked, values, chosen, topk, gallery_offsets=offsets, **options
     )
-    return torch.from_numpy(found)
+    return best, ids
 
 
 def _stored(
