@@ -100,7 +100,7 @@ def index(
     spec: Annotated[
         str | None,
         typer.Option(
-            metavar="SPEC", help="Sketch, Sketch<d> or a FAISS factory string; default: by size."
+            metavar="SPEC", help="Sketch, Cells,Sketch or a FAISS factory string; default: by size."
         ),
     ] = None,
     drop: Annotated[bool, typer.Option("--drop", help="Remove the index.")] = False,

@@ -80,7 +80,8 @@ class PlanOptions:
         typer.Option(
             min=1,
             metavar="C",
-            help="Prefilter by a FAISS index: clusters to look into; default: more in each round.",
+            help="Prefilter: the C cells of sketches, or clusters of a FAISS index, to look into; "
+            "default: all cells, or more clusters in each round.",
         ),
     ] = None
     where: Annotated[

@@ -177,6 +177,7 @@ class _Layout:
     ) -> Iterator[tuple[int, np.ndarray]]:
         """All that is stored, and after how many bytes it lies."""
         if self.begins is not None:
+            assert self.lanes.order is not None, "cells have an order"
             yield 0, self.begins
             yield self.begins.nbytes, self.lanes.order
             progress = None  # it has heard of all sets while their cells were found
