@@ -1,12 +1,10 @@
 // The Python module. Arguments are checked with the GIL held, the work runs without it.
 #include <string>
-#include <vector>
 
 #include "arguments.h"
 #include "dispatch.h"
 #include "int8_bindings.h"
 #include "similarity.h"
-#include "topk.h"
 
 namespace py = pybind11;
 
@@ -90,16 +88,8 @@ py::tuple python_candidate_search(const py::object& queries, const py::object& g
     std::int64_t* ids_data = ids.mutable_data();
     {
         const py::gil_scoped_release unlocked;
-        std::vector<float> all(static_cast<std::size_t>(count * listed.count));
-        candidate_scores(call.queries(), call.gallery(), listed, call.similarity, call.kernel,
-                         call.threads, all.data());
-        for (std::int64_t q = 0; q < count; ++q) {
-            TopK top(topk);
-            for (std::int64_t m = q * listed.count; m < (q + 1) * listed.count; ++m) {
-                if (listed.ids[m] >= 0) top.offer({all[static_cast<std::size_t>(m)], listed.ids[m]});
-            }
-            top.write(best_data + q * topk, ids_data + q * topk);
-        }
+        best_candidates(call.queries(), call.gallery(), listed, call.similarity, call.kernel,
+                        call.threads, topk, best_data, ids_data);
     }
     return py::make_tuple(best, ids);
 }

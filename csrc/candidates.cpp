@@ -16,6 +16,7 @@
 #include "parallel.h"
 #include "sets_access.h"
 #include "similarity.h"
+#include "topk.h"
 #include "workspace.h"
 
 namespace divse {
@@ -142,6 +143,21 @@ void candidate_scores(const Sets& queries, const Sets& gallery, const Candidates
             }
         });
         list.write(out + q * width);
+    }
+}
+
+void best_candidates(const Sets& queries, const Sets& gallery, const Candidates& candidates,
+                     Similarity similarity, const Kernel& kernel, int threads, Index topk,
+                     float* out_scores, Index* out_ids) {
+    const Index width = candidates.count;
+    std::vector<float> all(at(queries.count * width));
+    candidate_scores(queries, gallery, candidates, similarity, kernel, threads, all.data());
+    for (Index q = 0; q < queries.count; ++q) {
+        TopK best(topk);
+        for (Index m = q * width; m < (q + 1) * width; ++m) {
+            if (candidates.ids[m] >= 0) best.offer({all[at(m)], candidates.ids[m]});
+        }
+        best.write(out_scores + q * topk, out_ids + q * topk);
     }
 }
 

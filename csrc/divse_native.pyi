@@ -172,6 +172,25 @@ class Int8Gallery:
         Unless ``ordered`` the best come in any order, those that are missing (-inf, -1) last.
         """
 
+    def search_exactly(
+        self,
+        sketches: _Floats,
+        queries: _Floats,
+        gallery: _Gallery,
+        depth: int,
+        topk: int,
+        *,
+        excluded: NDArray[np.uint8] | None = None,
+        probe: int | None = None,
+        **options: Unpack[_Options],
+    ) -> tuple[_Floats, _Ids, _Ids]:
+        """The best ``topk`` by exact score of the ``depth`` best by their codes.
+
+        The codes are of sketches: ``sketches`` (B, K, d) are of the queries (B, K, D), and
+        ``gallery`` are the sets themselves, by id. Scores and ids (B, topk) as of
+        :func:`candidate_search`, and how many sets (B,) were scored exactly.
+        """
+
 def int8_bounds(
     queries: _Floats,
     gallery: _Gallery,

@@ -104,9 +104,8 @@ public:
 
     py::tuple search(const py::object& queries, std::int64_t topk, const py::kwargs& keywords) {
         Options options(keywords);
-        const py::object excluded = options.take<py::object>("excluded", py::none());
         const bool ordered = options.take<bool>("ordered", true);
-        const auto probe = options.take<std::optional<std::int64_t>>("probe", std::nullopt);
+        const Choice choice(*this, options);
         const SetsArgument asked("queries", "query", queries, options,
                                  Allowed::float32_any_layout);
         const Similarity similarity = similarity_argument(options);
@@ -117,23 +116,77 @@ public:
             throw py::value_error("queries: got D=" + std::to_string(asked.sets().dim) +
                                   ", expected " + std::to_string(codes_.dim));
         }
-        const ExcludedArgument left_out(excluded, codes_.count);
         topk = topk_argument(topk, codes_.count);
-        const Cells cells = cells_for(probe);
-        const LaneGallery gallery{&codes_, order_, probe ? &cells : nullptr, left_out.bits()};
         py::array_t<float> scores({asked.sets().count, topk});
         py::array_t<std::int64_t> ids({asked.sets().count, topk});
         float* scores_data = scores.mutable_data();
         std::int64_t* ids_data = ids.mutable_data();
         {
             const py::gil_scoped_release unlocked;
-            int8_search(asked.sets(), gallery, similarity, int8_kernel(kernel), threads, topk,
+            int8_search(asked.sets(), choice.view(), similarity, int8_kernel(kernel), threads, topk,
                         ordered, scores_data, ids_data);
         }
         return py::make_tuple(scores, ids);
     }
 
+    py::tuple search_exactly(const py::object& sketches, const py::object& queries,
+                             const py::object& gallery, std::int64_t depth, std::int64_t topk,
+                             const py::kwargs& keywords) {
+        Options options(keywords);
+        const Choice choice(*this, options);
+        const Call call(queries, gallery, options, Allowed::any_type_any_layout);
+        if (call.gallery().count != codes_.count) {
+            throw py::value_error("gallery: got " + std::to_string(call.gallery().count) +
+                                  " sets, expected " + std::to_string(codes_.count));
+        }
+        Sets asked = call.queries();
+        const std::int64_t count = asked.count;
+        asked.values = piece<float>("sketches", sketches, {count, asked.elements, codes_.dim});
+        asked.element_stride = asked.dim = codes_.dim;
+        asked.set_stride = asked.elements * asked.dim;
+        asked.offsets = nullptr;
+        depth = topk_argument(depth, codes_.count);
+        topk = topk_argument(topk, depth);
+        py::array_t<float> scores({count, topk});
+        py::array_t<std::int64_t> ids({count, topk}), found(count);
+        float* scores_data = scores.mutable_data();
+        std::int64_t *ids_data = ids.mutable_data(), *found_data = found.mutable_data();
+        {
+            const py::gil_scoped_release unlocked;
+            std::vector<std::int64_t> listed(static_cast<std::size_t>(count * depth));
+            std::vector<float> all(listed.size());
+            int8_search(asked, choice.view(), call.similarity, int8_kernel(call.kernel),
+                        call.threads, depth, false, all.data(), listed.data());
+            best_candidates(call.queries(), call.gallery(), {listed.data(), depth}, call.similarity,
+                            call.kernel, call.threads, topk, scores_data, ids_data);
+            for (std::int64_t q = 0; q < count; ++q) {
+                const auto* row = listed.data() + q * depth;
+                found_data[q] = depth - std::count(row, row + depth, -1);
+            }
+        }
+        return py::make_tuple(scores, ids, found);
+    }
+
 private:
+    // What a search looks at: the options excluded and probe.
+    class Choice {
+    public:
+        Choice(const Int8Gallery& gallery, Options& options)
+            : excluded_(options.take<py::object>("excluded", py::none()), gallery.codes_.count),
+              probe_(options.take<std::optional<std::int64_t>>("probe", std::nullopt)),
+              cells_(gallery.cells_for(probe_)),
+              view_{&gallery.codes_, gallery.order_, probe_ ? &cells_ : nullptr,
+                    excluded_.bits()} {}
+        Choice(const Choice&) = delete;  // it looks at itself
+        const LaneGallery& view() const { return view_; }
+
+    private:
+        const ExcludedArgument excluded_;
+        const std::optional<std::int64_t> probe_;
+        const Cells cells_;
+        const LaneGallery view_;
+    };
+
     std::int64_t take_even(std::int64_t slots) {
         const std::int64_t groups = (codes_.count + lane_sets - 1) / lane_sets;
         codes_.elements = std::max<std::int64_t>(1, slots / groups);
@@ -302,7 +355,9 @@ void define_int8(py::module_& module) {
                       const py::object&>(),
              "codes"_a, "scales"_a, "sets"_a, "dim"_a, "lengths"_a = py::none(),
              "order"_a = py::none(), "leaders"_a = py::none(), "begins"_a = py::none())
-        .def("search", &Int8Gallery::search, "queries"_a, "topk"_a);
+        .def("search", &Int8Gallery::search, "queries"_a, "topk"_a)
+        .def("search_exactly", &Int8Gallery::search_exactly, "sketches"_a, "queries"_a, "gallery"_a,
+             "depth"_a, "topk"_a);
 }
 
 }  // namespace divse

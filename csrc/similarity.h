@@ -111,6 +111,11 @@ struct Candidates {
 void candidate_scores(const Sets& queries, const Sets& gallery, const Candidates& candidates,
                       Similarity similarity, const Kernel& kernel, int threads, float* out);
 
+// The best of each query's candidates, as `search` gives the best of all sets.
+void best_candidates(const Sets& queries, const Sets& gallery, const Candidates& candidates,
+                     Similarity similarity, const Kernel& kernel, int threads, std::int64_t topk,
+                     float* out_scores, std::int64_t* out_ids);
+
 // As backward; grad_scores (B, M).
 double candidate_backward(const Sets& queries, const Sets& gallery, const Candidates& candidates,
                           Similarity similarity, const Kernel& kernel, int threads,

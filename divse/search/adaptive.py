@@ -18,7 +18,7 @@ from __future__ import annotations
 import numpy as np
 
 from divse.search.bounds import bounds_unseen, unseen_bound
-from divse.search.proposal import Effort, PrefilterIndex, Proposal
+from divse.search.proposal import Best, Effort, PrefilterIndex
 from divse.search.request import Found, Request
 from divse.search.rerank import rerank
 from divse.search.scans import run_exact
@@ -69,41 +69,42 @@ def _round(
     """Answer the queries of `request`, which are `rows` of `found`; return those not done."""
     work = request.work
     with work.timed("prefilter"):
-        proposal = index.propose(request.queries, request.scoring, effort, request.selection)
-    with work.timed("rerank"):
-        scores, positions = (x.cpu().numpy() for x in rerank(request, proposal.candidates))
-    seen = (proposal.candidates >= 0).sum(axis=1)
-    work.candidates += int(seen.sum())
-    work.bytes_read += request.bytes_of(int(seen.sum())) + proposal.bytes_read
-    stable = (positions == found.positions[rows]).all(axis=1)
-    found.scores[rows], found.positions[rows] = scores, positions
-    found.certified[rows] = proven(request, index, effort.probe, proposal, scores[:, -1], seen)
-    short = (positions < 0).any(axis=1)
+        best = index.best(request, effort)
+    if best is None:
+        best = _in_two_steps(request, index, effort)
+    seen = int(best.seen.sum())
+    work.candidates += seen
+    work.bytes_read += request.bytes_of(seen) + best.bytes_read
+    stable = (best.positions == found.positions[rows]).all(axis=1)
+    found.scores[rows], found.positions[rows] = best.scores, best.positions
+    found.certified[rows] = proven(request, index, effort.probe, best)
+    short = (best.positions < 0).any(axis=1)
     done = found.certified[rows] | stable | (effort.rounds <= 1)
     return np.asarray(rows[short | ~done])
 
 
-def proven(
-    request: Request,
-    index: PrefilterIndex,
-    probe: int,
-    proposal: Proposal,
-    worst: np.ndarray,
-    seen: np.ndarray,
-) -> np.ndarray:
-    """Return which queries (B,) have the best sets for certain.
+def _in_two_steps(request: Request, index: PrefilterIndex, effort: Effort) -> Best:
+    """Propose, then score."""
+    with request.work.timed("prefilter"):
+        proposal = index.propose(request.queries, request.scoring, effort, request.selection)
+    with request.work.timed("rerank"):
+        scores, positions = (x.cpu().numpy() for x in rerank(request, proposal.candidates))
+    seen = (proposal.candidates >= 0).sum(axis=1)
+    return Best(scores, positions, seen, proposal.limits, proposal.bytes_read)
 
-    `worst` (B,) are the least of the best scores, `seen` (B,) the numbers of candidates.
-    """
-    everything = np.asarray(seen == request.survivors)
-    if not (bounds_unseen(request.scoring) and index.is_exhaustive(probe)):
+
+def proven(request: Request, index: PrefilterIndex, probe: int, best: Best) -> np.ndarray:
+    """Return which queries (B,) have the best sets for certain."""
+    everything = np.asarray(best.seen == request.survivors)
+    exhaustive = bounds_unseen(request.scoring) and index.is_exhaustive(probe)
+    if best.limits is None or not exhaustive:
         return everything
     lengths = request.queries.numpy().lengths
     bound = unseen_bound(
-        proposal.limits,
+        best.limits,
         None if lengths is None else np.asarray(lengths),
         request.gallery.k,
         request.gallery.dim,
         request.scoring,
     )
-    return np.asarray(everything | (worst > bound))
+    return np.asarray(everything | (best.scores[:, -1] > bound))

@@ -19,6 +19,7 @@ import numpy as np
 
 from divse.search.filters import Selection
 from divse.search.proposal import Effort, Proposal
+from divse.search.request import Request
 from divse.search.scan import Scoring
 from divse.search.segment import Segment
 from divse.search.shard import Shard, import_faiss, lists, naming, reason, search_parameters
@@ -104,6 +105,9 @@ class ElementIndex:
         candidates[:, 1:][candidates[:, 1:] == candidates[:, :-1]] = -1
         lookups = int(np.isfinite(limits).sum())
         return Proposal(candidates, limits, lookups * self.bytes_read(effort.probe))
+
+    def best(self, request: Request, effort: Effort) -> None:
+        """Nothing: FAISS proposes, and others score."""
 
 
 class Trained(NamedTuple):

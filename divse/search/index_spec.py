@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ FAISS_PART = "swigfaiss.py"  # in every build of the package
 _SKETCH = re.compile(r"(Cells([1-9][0-9]{0,6})?,)?Sketch([1-9][0-9]{0,4})?")
 
 
+@lru_cache
 def is_sketch(spec: str) -> bool:
     """Whether an index is one of sketches; any other specification is a FAISS factory string."""
     return _SKETCH.fullmatch(spec) is not None
@@ -41,6 +43,7 @@ class SketchSpec(NamedTuple):
         return f"{f'Cells{self.cells or str()},' if self.in_cells else ''}Sketch{self.dims or ''}"
 
 
+@lru_cache
 def sketch_spec(spec: str) -> SketchSpec:
     """Read a specification of sketches."""
     match = _SKETCH.fullmatch(spec)

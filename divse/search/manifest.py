@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -136,22 +137,22 @@ class Manifest:
     codes: bool = False
     index: IndexEntry | None = None
 
-    @property
+    @cached_property
     def sets(self) -> int:
         """Number of sets, N."""
         return sum(segment.live_sets for segment in self.segments)
 
-    @property
+    @cached_property
     def elements(self) -> int:
         """Number of elements of all sets together."""
         return sum(segment.live_elements for segment in self.segments)
 
-    @property
+    @cached_property
     def k(self) -> int:
         """Elements in a set (uniform), or in the largest set (ragged)."""
         return max((segment.k for segment in self.segments), default=0)
 
-    @property
+    @cached_property
     def checksum(self) -> str:
         """Identifies this state of the gallery: every file's checksum goes into it."""
         return checksum_bytes(_canonical(self._content()))

@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from divse.search.filters import Selection
+from divse.search.request import Request
 from divse.search.scan import Scoring
 from divse.sets import EmbeddingSets
 
@@ -42,6 +43,20 @@ class Proposal(NamedTuple):
     bytes_read: int
 
 
+class Best(NamedTuple):
+    """The best candidates of B queries by exact score: `scores` and `positions` (B, topk).
+
+    -inf and -1 where there are fewer. `seen` (B,) sets were scored exactly; `limits` and
+    `bytes_read` as of a `Proposal`, None where the index is not exhaustive.
+    """
+
+    scores: np.ndarray
+    positions: np.ndarray
+    seen: np.ndarray
+    limits: np.ndarray | None
+    bytes_read: int
+
+
 class PrefilterIndex(Protocol):
     """An index that proposes sets: `ElementIndex` or `SketchIndex`."""
 
@@ -66,3 +81,6 @@ class PrefilterIndex(Protocol):
         self, queries: EmbeddingSets, scoring: Scoring, effort: Effort, selection: Selection | None
     ) -> Proposal:
         """Propose sets for each of the queries (B, K, D), on the CPU, of those selected."""
+
+    def best(self, request: Request, effort: Effort) -> Best | None:
+        """Propose sets and score them in one step, or None where that takes two."""

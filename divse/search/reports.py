@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -81,15 +79,23 @@ class Work:
     rounds: int = 1
     seconds: dict[str, float] = field(default_factory=dict)
 
-    @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
+    def timed(self, stage: str) -> Timed:
         """Add the time inside to a stage: filter, index, prefilter, scan or rerank."""
-        started = perf_counter()
-        try:
-            yield
-        finally:
-            spent = perf_counter() - started
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + spent
+        return Timed(self.seconds, stage)
+
+
+class Timed:
+    """A context that adds the seconds inside to those of a stage."""
+
+    def __init__(self, seconds: dict[str, float], stage: str) -> None:
+        self._seconds, self._stage = seconds, stage
+
+    def __enter__(self) -> None:
+        self._started = perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        spent = perf_counter() - self._started
+        self._seconds[self._stage] = self._seconds.get(self._stage, 0.0) + spent
 
 
 @dataclass(frozen=True)

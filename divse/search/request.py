@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from divse.search.filters import Selection
-from divse.search.gallery import Gallery
+from divse.search.snapshot import Snapshot
 from divse.search.reports import Work
 from divse.search.resident import Resident
 from divse.search.scan import Scoring
@@ -42,7 +42,7 @@ class Request:
     progress; what is done is noted in `work`.
     """
 
-    gallery: Gallery
+    gallery: Snapshot
     queries: EmbeddingSets
     topk: int
     scoring: Scoring

@@ -133,14 +133,23 @@ class Segment:
 
     def take_numbers(self, rows: np.ndarray, column: str) -> np.ndarray:
         """A column of int64 of the sets `rows` (n,): in a tenth of the time of `take_rows`."""
-        own, (blocks, ends) = self.own(rows), self._blocks
+        own, ends = self.own(rows), self._blocks[1]
+        if column not in self._numbers:
+            self._numbers[column] = [block.column(column).to_numpy() for block in self._blocks[0]]
+        values = self._numbers[column]
+        if len(values) == 1:
+            return np.asarray(values[0][own])
         holder = np.searchsorted(ends, own, "right")
         found = np.empty(len(own), np.int64)
         for number in set(holder.tolist()):
-            block, mine = blocks[number], holder == number
-            values = block.column(column).to_numpy()
-            found[mine] = values[own[mine] - (ends[number] - block.num_rows)]
+            mine = holder == number
+            found[mine] = values[number][own[mine] - (ends[number] - len(values[number]))]
         return found
+
+    @cached_property
+    def _numbers(self) -> dict[str, list[np.ndarray]]:
+        """Views of columns of int64, block by block."""
+        return {}
 
     def lengths(self, rows: np.ndarray) -> np.ndarray:
         """Elements of each of the sets `rows`."""

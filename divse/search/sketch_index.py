@@ -17,11 +17,16 @@ import torch
 
 from divse.search.coded_sets import CodedSets
 from divse.search.filters import Selection
-from divse.search.proposal import Effort, Proposal
+from divse.search.proposal import Best, Effort, Proposal
+from divse.search.request import Request
 from divse.search.scan import Hits, Scoring, merge
 from divse.search.segment import Segment
 from divse.search.sketching import Sketching
-from divse.sets import EmbeddingSets
+from divse.search.stored_scan import serves
+from divse.sets import EmbeddingSets, as_tensor
+from divse.similarity import certified, dispatch, native
+from divse.similarity.inputs import read_parameters, read_sets
+from divse.similarity.table import get_similarity
 
 LEAST_DEPTH = 1024  # sets of a query that are scored exactly,
 DEPTH_SHARE = 256  # or one in so many, if that is more,
@@ -48,13 +53,41 @@ class SketchShard:
         `queries` (B, K, d) are sketches, `probe` as in `CodedSets.search`. -inf and -1 where fewer
         sets may be found.
         """
+        topk = min(topk, self.segment.entry.sets)
+        hits = self.sets.search(queries, topk, scoring, self._excluded(selection), probe)
+        return Hits(hits.scores, torch.from_numpy(self._positions(hits.positions.numpy())))
+
+    def best(self, request: Request, sketches: np.ndarray, depth: int, probe: int | None) -> Best:
+        """Return the best sets by exact score of the `depth` best by their sketches."""
+        segment, scoring = self.segment, request.scoring
+        similarity = get_similarity(scoring.similarity)
+        scores, own, seen = native.estimates_scored(
+            sketches,
+            read_sets(request.queries, None, "queries"),
+            (self.sets.native, self._embeddings, segment.offsets),
+            min(depth, segment.entry.sets),
+            request.topk,
+            similarity,
+            read_parameters(similarity, scoring.alpha, scoring.log_mean, scoring.parameters),
+            self._excluded(request.selection),
+            probe,
+        )
+        dispatch.calls["native.estimates_scored"] += 1
+        return Best(scores, self._positions(own), seen, None, 0)
+
+    @cached_property
+    def _embeddings(self) -> torch.Tensor:
+        return as_tensor(self.segment.embeddings)
+
+    def _excluded(self, selection: Selection | None) -> np.ndarray | None:
         segment = self.segment
-        excluded = segment.removed if selection is None else selection.excluded(segment)
-        topk = min(topk, segment.entry.sets)
-        hits = self.sets.search(queries, topk, scoring, excluded, probe)
-        own = hits.positions.numpy()
-        positions = np.where(own < 0, -1, segment.positions(np.maximum(own, 0)))
-        return Hits(hits.scores, torch.from_numpy(positions))
+        return segment.removed if selection is None else selection.excluded(segment)
+
+    def _positions(self, own: np.ndarray) -> np.ndarray:
+        """The gallery's positions of sets of the files, -1 for -1."""
+        if self.segment.live is None and not self.segment.start:
+            return own
+        return np.where(own < 0, -1, self.segment.positions(np.maximum(own, 0)))
 
 
 @dataclass(frozen=True)
@@ -105,6 +138,20 @@ class SketchIndex:
         candidates = np.sort(hits.positions.numpy(), axis=1)
         limits = np.full((len(queries), queries.k), np.inf, np.float32)
         return Proposal(candidates, limits, self._bytes_read(probe, len(queries)))
+
+    def best(self, request: Request, effort: Effort) -> Best | None:
+        """The same and exact scores of them, where the kernel does both in one segment."""
+        scoring = request.scoring
+        if len(self.shards) > 1 or request.device.type != "cpu" or request.resident is not None:
+            return None
+        if scoring.similarity not in certified.SIMILARITIES:
+            return None
+        if not serves(request.queries, scoring):
+            return None
+        sketches = np.ascontiguousarray(self.sketching.sketch(request.queries).values)
+        probe = effort.probe if effort.probe < self.lists else None
+        best = self.shards[0].best(request, sketches, effort.depth, probe)
+        return best._replace(bytes_read=self._bytes_read(probe, len(sketches)))
 
     def _bytes_read(self, probe: int | None, queries: int) -> int:
         """Bytes of codes and scales that are looked at, about: as if cells were of one size."""

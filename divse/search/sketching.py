@@ -98,10 +98,10 @@ def _stored(segment: Segment, first: int, last: int) -> EmbeddingSets:
 def sketched(axes: np.ndarray, elements: np.ndarray) -> np.ndarray:
     """Return the sketches (..., d) of elements (..., D), as long as they are; see above."""
     values = elements @ axes.T
-    first, others = values[..., :1], values[..., 1:]
-    squares = np.square(elements).sum(axis=-1, keepdims=True) - np.square(first)
-    lengths = np.linalg.norm(others, axis=-1, keepdims=True)
-    others *= np.sqrt(np.maximum(squares, 0)) / np.where(lengths > 0, lengths, 1)
+    first, others = values[..., 0], values[..., 1:]
+    left = np.einsum("...d,...d", elements, elements) - first * first
+    there = np.einsum("...d,...d", others, others)
+    others *= np.sqrt(np.maximum(left, 0) / np.where(there > 0, there, 1))[..., None]
     return np.asarray(values)
 
 

@@ -147,6 +147,39 @@ def estimates(
     return torch.from_numpy(best), torch.from_numpy(ids)
 
 
+def estimates_scored(
+    sketches: np.ndarray,
+    queries: Sets,
+    gallery: tuple[Any, Tensor, np.ndarray | None],
+    depth: int,
+    topk: int,
+    similarity: Similarity,
+    parameters: dict[str, Any],
+    excluded: np.ndarray | None,
+    probe: int | None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The best ``topk`` by exact score of the ``depth`` best by their sketches.
+
+    ``gallery`` is a ``divse_native.Int8Gallery``, the sets that it has sketches of, and their
+    offsets if these are packed. Scores and ids (B, topk), -inf and -1 where there are fewer, and how
+    many sets (B,) were scored exactly.
+    """
+    codes, sets, offsets = gallery
+    values, options = _stored(queries, sets, similarity, parameters)
+    scores, ids, counts = codes.search_exactly(
+        sketches,
+        queries.values.detach().float().numpy(),
+        values,
+        depth,
+        topk,
+        excluded=excluded,
+        probe=probe,
+        gallery_offsets=offsets,
+        **options,
+    )
+    return scores, ids, counts
+
+
 def stored_candidates(
     queries: Sets,
     gallery: Tensor,
