@@ -112,19 +112,31 @@ void search_parts(const Problem& problem, Index first, Index count,
     }
 }
 
+// A few queries at a time go over all sets. Threads share the sets, or where there are many queries
+// and few sets, the queries: then nobody waits at the end of each few.
 void search_all(const Problem& problem, int threads) {
+    constexpr Index few_groups = 1024;
+    const Index queries = problem.queries.count;
     const Index most = std::max<Index>(1, tile_vectors / problem.queries.elements);
     const Index groups = (problem.codes().count + lane_sets - 1) / lane_sets;
-    for (Index first = 0; first < problem.queries.count; first += most) {
-        const Index count = std::min(most, problem.queries.count - first);
-        const int workers = worthwhile_threads(threads, problem.work(count, groups));
+    const Index blocks = (queries + most - 1) / most;
+    const bool shared = blocks >= 4 * threads && groups <= few_groups;
+    const auto search_block = [&](Index block) {
+        const Index first = block * most, count = std::min(most, queries - first);
+        const double work = problem.work(count, groups);
+        const int workers = shared ? 1 : worthwhile_threads(threads, work);
         const Index parts = workers == 1 ? 1 : std::min<Index>(groups, 32 * workers);
         std::vector<Groups> all;
         for (Index i = 0; i < parts; ++i) {
             all.push_back({groups * i / parts, groups * (i + 1) / parts});
         }
         search_parts(problem, first, count, all, workers);
+    };
+    if (shared) {
+        const double work = problem.work(queries, groups);
+        return parallel_for(blocks, worthwhile_threads(threads, work), search_block);
     }
+    for (Index block = 0; block < blocks; ++block) search_block(block);
 }
 
 // The groups that hold sets of these cells, each once, in ascending order.

@@ -253,3 +253,60 @@ def test_excluded_sets_of_cells_are_named_by_id():
         assert set(ids[:, :15].ravel().tolist()) == {*range(10), *range(85, 90)}
         assert (ids[:, 15:] == -1).all() and ids[:, 0].tolist() == [0, 1, 2]
         assert np.isinf(found[:, 15:]).all()
+
+
+def test_many_queries_are_shared_by_threads_as_few_are():
+    values = clustered(900, 4, 24, seed=8)
+    gallery, *_ = in_cells(values[:500], None, np.arange(500) % 7, 24)
+    for probe in (None, 3):
+        many = gallery.search(values[500:], 9, probe=probe, threads=2)
+        for first in (0, 160, 392):
+            few = gallery.search(values[500 + first :][:8], 9, probe=probe, threads=1)
+            for one, other in zip(many, few, strict=True):
+                np.testing.assert_array_equal(one[first : first + 8], other)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("ragged", [False, True])
+@pytest.mark.parametrize("probe", [None, 2])
+def test_exact_scores_of_the_best_by_their_codes(dtype, ragged, probe):
+    """The same as candidates of the codes that are then scored, cells and all."""
+    random = np.random.default_rng(2)
+    sets, queries = clustered(400, 4, 40, seed=1).astype(dtype), clustered(5, 4, 40, seed=1)
+    lengths = random.integers(1, 5, 400) if ragged else None
+    axes = np.linalg.qr(random.standard_normal((40, 40)))[0][:, :12].astype(np.float32)
+    sketches = sets.astype(np.float32) @ axes
+    gallery, *_ = in_cells(sketches, lengths, np.arange(400) % 9, 12)
+    out = np.packbits(np.arange(400) < 30, bitorder="little")
+    asked, options = queries @ axes, {"gallery_lengths": lengths, "threads": 2}
+    scores, ids, seen = gallery.search_exactly(
+        asked, queries, sets, 70, 8, probe=probe, excluded=out, **options
+    )
+    listed = gallery.search(asked, 70, probe=probe, excluded=out)[1]
+    best, own = divse_native.candidate_search(queries, sets, listed, 8, **options)
+    np.testing.assert_array_equal(scores, best)
+    np.testing.assert_array_equal(ids, own)
+    np.testing.assert_array_equal(seen, (listed >= 0).sum(axis=1))
+    assert ids.min() >= 30 and (np.diff(scores) <= 0).all()
+    exact = divse_native.candidate_scores(queries, sets, ids, **options)
+    np.testing.assert_array_equal(scores, exact)
+    with pytest.raises(ValueError, match="gallery: got 399 sets, expected 400"):
+        gallery.search_exactly(asked, queries, sets[:399], 70, 8)
+    with pytest.raises(ValueError, match="sketches: got .* expected"):
+        gallery.search_exactly(asked[:, :, :8], queries, sets, 70, 8)
+    with pytest.raises(ValueError, match="topk"):
+        gallery.search_exactly(asked, queries, sets, 7, 8)
+
+
+def test_best_candidates_where_there_are_few():
+    values = clustered(20, 2, 8)
+    listed = np.array([[3, -1, 7, 3], [-1, -1, -1, -1]])
+    listed[0, 3] = 9
+    scores, ids = divse_native.candidate_search(values[:2], values, listed, 4)
+    assert set(ids[0, :3].tolist()) == {3, 7, 9} and ids[0, 3] == -1 and (ids[1] == -1).all()
+    assert np.isneginf(scores[0, 3]) and np.isneginf(scores[1]).all()
+    twice = np.concatenate([values[:1]] * 3)
+    tied = divse_native.candidate_search(values[:1], twice, np.array([[2, 0, 1]]), 3)
+    assert tied[1].tolist() == [[0, 1, 2]]
+    with pytest.raises(ValueError, match="topk"):
+        divse_native.candidate_search(values[:2], values, listed, 5)

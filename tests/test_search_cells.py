@@ -14,7 +14,7 @@ from divse.search.searcher import Searcher
 from divse.search.sketch_files import open_shard
 from divse.search.sketching import Sketching
 from divse.sets import EmbeddingSets
-from divse.similarity import score
+from divse.similarity import dispatch, score
 
 
 def around(topics, sets, seed=0, k=4, dim=32):
@@ -238,3 +238,53 @@ def test_sets_of_a_leader_are_averaged_element_by_element():
     lone = sketching._moved(leaders, sets[:2], np.array([0, 0]))
     np.testing.assert_array_equal(lone.values[1], axes[2:])  # a cell without sets keeps its leader
     assert Sketching(axes, moved).dims == 4
+
+
+def test_sketches_are_longer_where_few_cells_hold_what_is_alike(tmp_path, monkeypatch):
+    """Topics are found in few cells; sets of elements that were drawn one by one in none."""
+    random = np.random.default_rng(0)
+    spread = np.arange(1, 65) ** -0.5
+    mixed = random.standard_normal((1600, 4, 64)) * spread
+    for name, values in (("alike", around(40, 1600, dim=64)), ("mixed", mixed)):
+        gallery = Gallery.create(tmp_path / name, EmbeddingSets.of(values.astype(np.float32)))
+        with monkeypatch.context() as patch:
+            dims = [sketching.train(gallery, "Cells60,Sketch").index.dims]
+            patch.setattr(sketching, "ENERGY_IN_CELLS", sketching.ENERGY)
+            dims.append(sketching.train(gallery, "Cells60,Sketch").index.dims)
+        assert (dims[0] > dims[1]) == (name == "alike")
+        assert sketching.train(gallery, "Cells60,Sketch16").index.dims == 16
+
+
+def test_large_sets_are_led_by_a_few_elements(tmp_path):
+    values = around(10, 300, k=20)
+    lengths = np.random.default_rng(0).integers(3, 21, 300)
+    for sizes in (None, lengths):
+        sets = EmbeddingSets.of(values, sizes)
+        gallery = Gallery.create(tmp_path / str(sizes is None), sets)
+        index = open_index(gallery.build_index("Cells12,Sketch16"))
+        assert index.sketching.leaders.k == sketching.LEADER_ELEMENTS
+        search = Searcher(gallery.open(gallery.path))
+        truth = search.search(sets[:20], 5, "exact").ids
+        found = search.search(sets[:20], 5, "prefilter", 100, probe=4).ids
+        assert recall(found, truth) > 0.9
+
+
+def test_one_call_of_the_kernel_finds_what_two_steps_find(celled, monkeypatch):
+    """A gallery of one segment, some of its sets removed and others filtered."""
+    gallery, queries = celled
+    whole = Gallery.create(gallery.path.parent / "whole", gallery.sets(), overwrite=True)
+    whole = whole.build_index("Cells40,Sketch16").remove(range(5, 90, 5))
+    search = Searcher(whole)
+    calls, before = dispatch.calls, dispatch.calls["native.estimates_scored"]
+    asked = [{}, {"probe": 3}, {"probe": 3, "allowed": np.arange(91, 2000, 3)}]
+    monkeypatch.setattr("divse.search.plans.BRUTE_FORCE", 0)
+    found = [search.search(queries, 10, "prefilter", 200, **given) for given in asked]
+    reports = [search.last.candidates]
+    if calls["native.estimates_scored"] == before:
+        pytest.skip("the compiled module divse_native is not installed")
+    monkeypatch.setattr("divse.search.sketch_index.SketchIndex.best", lambda *_: None)
+    for given, one in zip(asked, found, strict=True):
+        two = search.search(queries, 10, "prefilter", 200, **given)
+        np.testing.assert_array_equal(one.ids, two.ids)
+        np.testing.assert_array_equal(one.scores, two.scores)
+    assert reports == [search.last.candidates]

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from divse.search.filters import Selection
-from divse.search.snapshot import Snapshot
 from divse.search.reports import Work
 from divse.search.resident import Resident
 from divse.search.scan import Scoring
+from divse.search.snapshot import Snapshot
 from divse.sets import EmbeddingSets
 
 Tell = Callable[[str, int], Callable[[int], object] | None]

@@ -31,13 +31,19 @@ from divse.search.segment import Segment
 from divse.search.snapshot import Snapshot
 from divse.sets import EmbeddingSets, pad_elements
 
-ENERGY = 0.75  # of the elements' squares beside their mean's that the leading axes keep
+ENERGY = 0.75  # of the elements' squares beside their mean's that the leading axes keep,
+ENERGY_IN_CELLS = 0.9  # where a search need not look into all cells: less depth at little cost
 AXES_STEP = 16  # their number is a multiple of this, where D is larger
 SAMPLED = 1 << 16  # elements
 CELLS_FROM = 8192  # sets: a scan of fewer takes less time than looking for cells
 CELLS_A_ROOT = 2  # cells for each of the square root of the sets: leaders take a part of the time
 SETS_A_CELL = 32  # sets from which a leader is found
+LEADER_ELEMENTS = 8  # at most
 ROUNDS = 4  # of moving leaders
+TRIED = 128  # sets whose best others are looked for,
+NEAREST = 10  # so many of them,
+TRIED_SHARE = 16  # in one of so many cells:
+FOUND = 0.95  # where this share of them is there, few cells are enough
 BLOCK_BYTES = 1 << 25  # of elements in fp32
 
 
@@ -60,6 +66,10 @@ class Sketching:
             values = values.copy()
             values[np.arange(sets.k) >= np.asarray(lengths)[:, None]] = 0
         return EmbeddingSets(sketched(self.axes, values), lengths)
+
+    def led_by(self, sets: EmbeddingSets, cells: int) -> Sketching:
+        """Return the same with leaders of so many cells, found from sets in no order."""
+        return Sketching(self.axes, _leaders(self.sketch(sets), cells))
 
     @cached_property
     def coded_leaders(self) -> CodedSets:
@@ -119,11 +129,14 @@ def train(snapshot: Snapshot, spec: str) -> Trained:
             "is compacted with more sets, or gets another index",
             stacklevel=2,
         )
-    sketching = Sketching(_axes(sample, asked.dims), None)
+    sketching = Sketching(_axes(sample, asked.dims, ENERGY), None)
     cells = _cells(asked, len(snapshot))
     if cells > 1:
         sets = _sampled_sets(snapshot, cells * SETS_A_CELL)
-        sketching = Sketching(sketching.axes, _leaders(sketching.sketch(sets), cells))
+        sketching = sketching.led_by(sets, cells)
+        if asked.dims is None and _few_cells_are_enough(sketching, sets):
+            axes = _axes(sample, None, ENERGY_IN_CELLS)
+            sketching = Sketching(axes, None).led_by(sets, cells)
     return Trained(sketching, str(SketchSpec(sketching.dims, cells, cells > 1)))
 
 
@@ -143,7 +156,11 @@ def _sampled_sets(snapshot: Snapshot, count: int) -> EmbeddingSets:
 
 def _leaders(sketches: EmbeddingSets, cells: int) -> EmbeddingSets:
     """Find leaders (cells, K, d) for sketched sets (n, K, d), which lie in no order."""
-    leaders = sketches[slice(cells)]
+    first = sketches[slice(cells)]
+    lengths = first.lengths
+    if lengths is not None:
+        lengths = np.minimum(np.asarray(lengths), LEADER_ELEMENTS)
+    leaders = EmbeddingSets(np.asarray(first.values)[:, :LEADER_ELEMENTS], lengths)
     for _ in range(ROUNDS):
         hits = CodedSets.of(leaders).search(sketches.torch(), 1, Scoring())
         leaders = _moved(leaders, sketches, hits.positions[:, 0].numpy())
@@ -170,21 +187,34 @@ def _moved(leaders: EmbeddingSets, sets: EmbeddingSets, cells: np.ndarray) -> Em
     return EmbeddingSets(moved, leaders.lengths)
 
 
-def _axes(sample: np.ndarray, dims: int | None) -> np.ndarray:
-    """The leading axes (d, D) of sampled elements (n, D)."""
+def _few_cells_are_enough(sketching: Sketching, sets: EmbeddingSets) -> bool:
+    """Whether the sets most similar to one another lie in few cells, those nearest to them."""
+    sketches = sketching.sketch(sets).torch()
+    asked, leaders = sketches[slice(TRIED)], sketching.coded_leaders
+    count = min(1 + NEAREST, len(sets))
+    best = CodedSets.of(sketches.numpy()).search(asked, count, Scoring()).positions.numpy()
+    others = best[best != np.arange(len(asked))[:, None]]
+    asking = np.nonzero(best != np.arange(len(asked))[:, None])[0]
+    cells = leaders.search(sketches, 1, Scoring()).positions[:, 0].numpy()
+    near = leaders.search(asked, max(1, len(leaders) // TRIED_SHARE), Scoring()).positions.numpy()
+    return bool((near[asking] == cells[others][:, None]).any(axis=1).mean() >= FOUND)
+
+
+def _axes(sample: np.ndarray, dims: int | None, energy: float) -> np.ndarray:
+    """The leading axes (d, D) of sampled elements (n, D): `dims`, or as many as keep `energy`."""
     moment = sample.T.astype(np.float64) @ sample
     total = sample.sum(axis=0, dtype=np.float64)
     values, vectors = np.linalg.eigh(moment)
     if dims is None:
-        dims = _enough(values[::-1], total @ total / max(1, len(sample)))
+        dims = _enough(values[::-1], total @ total / max(1, len(sample)), energy)
     axes = _turned(vectors[:, ::-1][:, :dims].T, total)
     return np.ascontiguousarray(axes, np.float32)
 
 
-def _enough(values: np.ndarray, of_mean: float) -> int:
-    """How many of the leading axes keep `ENERGY` beside the mean's; `values` (D,) descend."""
+def _enough(values: np.ndarray, of_mean: float, energy: float) -> int:
+    """How many of the leading axes keep `energy` beside the mean's; `values` (D,) descend."""
     kept = np.cumsum(np.maximum(values, 0))
-    left = (1 - ENERGY) * max(0.0, kept[-1] - of_mean)
+    left = (1 - energy) * max(0.0, kept[-1] - of_mean)
     dims = 1 + int(np.searchsorted(kept, kept[-1] - left))
     return min(len(values), -(-dims // AXES_STEP) * AXES_STEP)
 

@@ -161,8 +161,8 @@ def estimates_scored(
     """The best ``topk`` by exact score of the ``depth`` best by their sketches.
 
     ``gallery`` is a ``divse_native.Int8Gallery``, the sets that it has sketches of, and their
-    offsets if these are packed. Scores and ids (B, topk), -inf and -1 where there are fewer, and how
-    many sets (B,) were scored exactly.
+    offsets if these are packed. Scores and ids (B, topk), -inf and -1 where there are fewer, and
+    how many sets (B,) were scored exactly.
     """
     codes, sets, offsets = gallery
     values, options = _stored(queries, sets, similarity, parameters)
