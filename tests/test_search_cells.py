@@ -21,7 +21,7 @@ def around(topics, sets, seed=0, k=4, dim=32):
     """Sets near to those of so many topics, topic by topic in turn."""
     random = np.random.default_rng(seed)
     centres = clustered(topics, k, dim, seed=9)
-    noise = random.standard_normal((sets, k, dim)).astype(np.float32) / np.sqrt(dim)
+    noise = random.standard_normal((sets, k, dim)).astype(np.float32) / dim**0.5
     return centres[np.arange(sets) % topics] + 0.4 * noise
 
 

@@ -6,6 +6,7 @@ from time import sleep
 
 import numpy as np
 import pytest
+import torch
 from searcher_cases import clustered
 
 from divse.search import plans, tune
@@ -13,6 +14,8 @@ from divse.search.filters import select
 from divse.search.gallery import Gallery
 from divse.search.prefilter import open_prefilter
 from divse.search.searcher import Searcher
+from divse.sets import EmbeddingSets
+from divse.similarity import dispatch
 
 
 @pytest.mark.parametrize(
@@ -190,3 +193,19 @@ def test_threads_share_one_index(small_gallery, monkeypatch):
         found = list(threads.map(lambda _: search.search(queries, 3, "prefilter"), range(4)))
     assert opened == [1]
     assert all((each.ids == found[0].ids).all() for each in found)
+
+
+@pytest.mark.parametrize("plan", ["exact", "certified", "prefilter"])
+def test_float64_queries_are_searched_by_the_same_kernels(small_gallery, plan):
+    """numpy makes them unasked; no gallery stores as much."""
+    gallery, queries, _ = small_gallery
+    search = Searcher(gallery)
+    single = EmbeddingSets.of(np.asarray(queries.numpy().values, np.float32))
+    found = search.search(single, 5, plan)
+    wide = single.values.astype(np.float64)
+    for asked in (wide, torch.from_numpy(wide)):
+        before = dispatch.calls.copy()
+        again = search.search(EmbeddingSets(asked), 5, plan)
+        np.testing.assert_array_equal(again.ids, found.ids)
+        np.testing.assert_array_equal(again.scores, found.scores)
+        assert not any("reference" in name for name in dispatch.calls - before)

@@ -175,6 +175,8 @@ class Searcher:
         sets = queries if isinstance(queries, EmbeddingSets) else EmbeddingSets.of(queries)
         self._check_queries(sets)
         self._check(asked)
+        if asked.scoring.impl != "reference":
+            sets = _in_single_precision(sets)
         work = Work(impl=self._backend.name(asked.scoring))
         with work.timed("filter"):
             selection = self._select(where, allowed)
@@ -284,3 +286,12 @@ class Searcher:
             return None
         progress = self._progress
         return lambda step: progress(what, step, total)
+
+
+def _in_single_precision(queries: EmbeddingSets) -> EmbeddingSets:
+    """float64 as float32: no gallery has more, and the kernels compute in it."""
+    values = queries.values
+    if values.dtype not in (np.float64, torch.float64):
+        return queries
+    single = values.float() if isinstance(values, torch.Tensor) else values.astype(np.float32)
+    return EmbeddingSets(single, queries.lengths)
