@@ -34,7 +34,7 @@ Array = np.ndarray[Any, Any]
 TOPK, DEEPER = 10, 64  # so many of the best by fp32 are scored in float64
 SETS_A_TOPIC, CENTRES = 50, 3  # centres of a topic, times K
 BLOCK = 20_000
-SAMPLED = 128  # captions of a sample
+SAMPLED = 256  # captions of a sample
 TIE = 1e-6  # scores this near to the tenth best are as good: fp32 cannot tell them apart
 
 
@@ -183,16 +183,18 @@ def of_run(work: Path, run: Path, sets: int, queries: int) -> Data:
     elements = known.reshape(-1, known.shape[-1])
     covariance = np.cov(elements.T) + 1e-6 * np.eye(elements.shape[1])
     spread = np.linalg.cholesky(covariance).T.astype(np.float32)
-    captions = gallery.rows["caption"].to_pylist()
-    words = [rng.choice(str(captions[i]).split(" | ")) for i in rng.permutation(len(captions))]
+    captions = [str(texts).split(" | ") for texts in gallery.rows["caption"].to_pylist()]
+    words = [rng.choice(captions[i]) for i in rng.permutation(len(captions))]
     model = DivSE.from_pretrained(run)
 
     def of_texts(texts: list[str]) -> Array:
         return unit(np.asarray(model.encode_texts(texts).numpy().values, dtype=np.float32))
 
     asked = of_texts((words * queries)[:queries])
-    if others := words[queries : queries + SAMPLED]:
-        np.save(folder / "sample.npy", of_texts(others))
+    others = sorted({text for texts in captions for text in texts} - set(words[:queries]))
+    if others:
+        chosen = np.random.default_rng(3).permutation(others)[:SAMPLED]
+        np.save(folder / "sample.npy", of_texts(list(map(str, chosen))))
 
     def blocks() -> Iterator[Array]:
         yield known

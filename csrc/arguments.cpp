@@ -267,10 +267,15 @@ py::array CosinesArgument::zeros(const Sets& queries, const Sets& gallery) {
     return py::module_::import("numpy").attr("zeros")(shape, "float32");
 }
 
-std::int64_t topk_argument(std::int64_t topk, std::int64_t count) {
-    if (topk >= 1 && topk <= count) return topk;
-    throw py::value_error("topk: got " + std::to_string(topk) + ", expected 1 to " +
-                          std::to_string(count) + ", the number of gallery sets");
+std::int64_t count_argument(const char* name, std::int64_t value, std::int64_t most,
+                            const char* limit) {
+    if (value >= 1 && value <= most) return value;
+    throw py::value_error(name + (": got " + std::to_string(value)) + ", expected 1 to " +
+                          std::to_string(most) + ", " + limit);
+}
+
+std::int64_t topk_argument(std::int64_t topk, std::int64_t sets) {
+    return count_argument("topk", topk, sets, "the number of gallery sets");
 }
 
 }  // namespace divse

@@ -122,6 +122,9 @@ private:
     Cosines view_;
 };
 
-std::int64_t topk_argument(std::int64_t topk, std::int64_t count);
+// A number from 1 to `most`, which is what `limit` says.
+std::int64_t count_argument(const char* name, std::int64_t value, std::int64_t most,
+                            const char* limit);
+std::int64_t topk_argument(std::int64_t topk, std::int64_t sets);
 
 }  // namespace divse

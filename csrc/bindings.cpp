@@ -81,7 +81,7 @@ py::tuple python_candidate_search(const py::object& queries, const py::object& g
     const std::int64_t count = call.queries().count;
     const CandidatesArgument asked(candidates, count, call.gallery().count);
     const Candidates listed = asked.view();
-    topk = topk_argument(topk, listed.count);
+    topk = count_argument("topk", topk, listed.count, "the number of candidates");
     FloatArray best({count, topk});
     py::array_t<std::int64_t> ids({count, topk});
     float* best_data = best.mutable_data();

@@ -5,5 +5,6 @@
 namespace divse {
 
 void define_int8(pybind11::module_& module);
+void define_int8_gallery(pybind11::module_& module);
 
 }  // namespace divse

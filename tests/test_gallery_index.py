@@ -125,7 +125,7 @@ def test_automatic_index_is_chosen_anew_by_compaction(values, tmp_path, monkeypa
     gallery = gallery.add(values[20:])
     assert gallery.manifest.index.spec == "Flat"
     grown = gallery.compact()
-    assert automatic_spec(600) == "Cells,Sketch" and automatic_spec(200) == "Flat"
+    assert automatic_spec(600, 150) == "Sketch" and automatic_spec(200, 50) == "Flat"
     assert grown.manifest.index.spec == "Sketch16"
     assert Gallery.open(grown.path).manifest.index.asked is None
 

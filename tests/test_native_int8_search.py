@@ -151,10 +151,14 @@ class Indexed:
         ({"sets": 0}, "sets: got 0, expected at least 1"),
         ({"sets": 33}, "scales: got 2 slots, expected 3 for 33 sets"),
         ({"lengths": np.full(5, 3)}, "scales: got 2 slots, expected 3 for 5 sets"),
-        ({"lengths": np.array([1, 2, 0, 1, 1])}, "got 0 for set 2, expected 1 or more"),
+        ({"lengths": np.array([1, 2, 0, 1, 1])}, "got 0 for set 2, expected 1 to 2"),
         ({"lengths": np.ones(4, np.int64)}, "lengths: got"),
         ({"lengths": np.ones(5)}, "lengths: got"),
+        ({"lengths": np.array([1, 1, 2**62, 1, 1])}, "lengths: got .* for set 2, expected 1 to 2"),
+        ({"dim": 0}, "got 0 dims, expected 1 to"),
+        ({"scales": np.frombuffer(bytes(130), np.float32, 32, 2).reshape(2, 16)}, "not aligned"),
         ({"order": np.arange(5)}, "order: got dtype int64"),
+        ({"begins": np.array([0, 5])}, "leaders: got .*NoneType.* expected an Int8Gallery"),
         (
             {"order": np.array([0, 1, 2, 3, 5], np.int32)},
             "order: got 5 at place 4, expected each of",
@@ -294,8 +298,10 @@ def test_exact_scores_of_the_best_by_their_codes(dtype, ragged, probe):
         gallery.search_exactly(asked, queries, sets[:399], 70, 8)
     with pytest.raises(ValueError, match="sketches: got .* expected"):
         gallery.search_exactly(asked[:, :, :8], queries, sets, 70, 8)
-    with pytest.raises(ValueError, match="topk"):
+    with pytest.raises(ValueError, match="topk: got 8, expected 1 to 7, the depth"):
         gallery.search_exactly(asked, queries, sets, 7, 8)
+    with pytest.raises(ValueError, match="depth: got 0, expected 1 to 400, the number of gallery"):
+        gallery.search_exactly(asked, queries, sets, 0, 8)
 
 
 def test_best_candidates_where_there_are_few():
@@ -308,5 +314,5 @@ def test_best_candidates_where_there_are_few():
     twice = np.concatenate([values[:1]] * 3)
     tied = divse_native.candidate_search(values[:1], twice, np.array([[2, 0, 1]]), 3)
     assert tied[1].tolist() == [[0, 1, 2]]
-    with pytest.raises(ValueError, match="topk"):
+    with pytest.raises(ValueError, match="topk: got 5, expected 1 to 4, the number of candidates"):
         divse_native.candidate_search(values[:2], values, listed, 5)

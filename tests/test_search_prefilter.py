@@ -128,7 +128,7 @@ def test_a_folder_that_is_called_faiss_is_none(tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(sys, "path", [str(tmp_path)])
         patched.delitem(sys.modules, "faiss")
-        assert not has_faiss() and automatic_spec(10) == "Cells,Sketch"
+        assert not has_faiss() and automatic_spec(10, 9) == "Sketch"
         assert "faiss" not in sys.modules
         with pytest.raises(ImportError, match=r"another thing of that name\): pip install"):
             Searcher(gallery).search(clustered(2), 3, "prefilter")

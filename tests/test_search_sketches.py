@@ -202,6 +202,23 @@ def test_clusters_of_sketches_without_cells_are_refused(large):
                 call(probe=4, **asked)
 
 
+def test_cells_of_an_index_that_is_not_built_yet(large):
+    """What explain says of them is what the search does, and the next one."""
+    gallery, queries = large
+    unbuilt = Searcher(Gallery.create(gallery.path.parent / "unbuilt", gallery.sets(range(90))))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("divse.search.index_spec.FLAT_UP_TO", 10)  # it would be built of sketches
+        for call in (unbuilt.explain, lambda **given: unbuilt.search(queries, **given)):
+            with pytest.raises(ValueError, match="index is Sketch, which has no clusters"):
+                call(topk=3, probe=4)
+        patch.setattr("divse.search.index_spec.CELLS_FROM", 50)
+        patch.setattr("divse.search.sketching.CELLS_FROM", 50)
+        assert unbuilt.explain("prefilter", topk=3, probe=4).probe == 4
+        for _ in range(2):
+            unbuilt.search(queries, 3, probe=4)
+            assert unbuilt.last.probe == 4
+
+
 def test_tune_looks_for_the_least_depth_of_sketches(large, monkeypatch):
     monkeypatch.setattr("divse.search.tuning.QUERIES", 8)
     monkeypatch.setattr("divse.search.trial.TIMED", 2)
@@ -225,9 +242,9 @@ def test_specifications(monkeypatch):
     assert all(map(is_sketch, ("Cells,Sketch", "Cells500,Sketch", "Cells,Sketch96")))
     wrong = ("Sketch0", "Sketch-1", "sketch", "Flat", "Sketch9,Flat", "Cells0,Sketch", "Cells")
     assert not any(map(is_sketch, wrong))
-    assert automatic_spec(10**6) == "Cells,Sketch" and is_usable("Sketch")
+    assert automatic_spec(10**6, 10**5) == "Cells,Sketch" and is_usable("Sketch")
     monkeypatch.setattr("divse.search.index_spec.has_faiss", lambda: False)
-    assert automatic_spec(10) == "Cells,Sketch" and is_usable("Sketch12") and not is_usable("Flat")
+    assert automatic_spec(10, 9) == "Sketch" and is_usable("Sketch12") and not is_usable("Flat")
 
 
 def test_damaged_axes_are_named(tmp_path):

@@ -266,3 +266,19 @@ def test_a_measured_plan_that_cannot_run_is_not_taken(indexed):
         assert choose(asked, replace(facts, tuned=tuned)).plan == plan
         chosen = choose(asked, replace(facts, tuned=tuned, **broken))
         assert chosen.plan == "exact" and "cannot" in chosen.note
+
+
+def test_where_few_clusters_are_looked_into_a_query_may_miss_half(tmp_path):
+    """Both of sketches and of FAISS; a scan of all sketches misses one here and there."""
+    assert lower_bound(np.ones(128), 10, 5) == pytest.approx(0.9884, abs=1e-4)
+    gallery = Gallery.create(tmp_path / "g", clustered(300)).build_index("Cells9,Sketch16")
+    sample = [trial.Sample("given", EmbeddingSets.of(clustered(300)[:40]))]
+    tried = Trial(Searcher(gallery), sample, Scoring(), 10)
+    whole, part, scan = (
+        tried.search(*asked) for asked in (("prefilter", 200), ("prefilter", 200, 8), ("exact",))
+    )
+    assert (whole.missed, part.missed, scan.missed) == (1, 5, 1)
+    assert whole.recall == part.recall == 1 and scan.lower_bound == 1
+    assert part.lower_bound < whole.lower_bound < 1
+    lists = Trial(Searcher(gallery.build_index("IVF4,Flat")), sample, Scoring(), 10)
+    assert lists.search("prefilter").missed == 5

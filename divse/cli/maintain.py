@@ -100,7 +100,9 @@ def index(
     spec: Annotated[
         str | None,
         typer.Option(
-            metavar="SPEC", help="Sketch, Cells,Sketch or a FAISS factory string; default: by size."
+            metavar="SPEC",
+            help="Sketch, Cells,Sketch (numbers: Cells500,Sketch96) or a FAISS factory string; "
+            "default: by size.",
         ),
     ] = None,
     drop: Annotated[bool, typer.Option("--drop", help="Remove the index.")] = False,

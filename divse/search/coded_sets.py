@@ -17,11 +17,10 @@ import torch
 
 from divse.search.scan import Hits, Scoring, exact_scan
 from divse.search.sketch_lanes import LANES, STEP, Block, Lanes
-from divse.search.stored_scan import serves
+from divse.search.stored_scan import parameters_of, serves_codes
 from divse.sets import EmbeddingSets
 from divse.similarity import certified, dispatch, native
-from divse.similarity.inputs import read_parameters, read_sets
-from divse.similarity.table import get_similarity
+from divse.similarity.inputs import read_sets
 
 BLOCK_BYTES = 1 << 25  # of sets in fp32, where no kernel reads the codes
 
@@ -71,15 +70,15 @@ class CodedSets:
     ) -> Hits:
         """Return the best estimates and sets (B, topk) for `queries` (B, K, d), in any order.
 
-        `excluded` is a bitmap of the sets, `probe` how many cells a query looks into (None: all).
-        -inf and -1 where fewer sets may be found.
+        `excluded` is a bitmap of the sets, `probe` how many cells a query looks into (None: all);
+        without the kernel each looks into those of all queries. -inf and -1 where fewer sets may
+        be found.
         """
         if scoring.impl == "triton":  # codes lie in the host's memory, whoever scores the sets
             scoring = Scoring(**vars(scoring) | {"impl": "auto"})
-        if serves(queries, scoring) and scoring.similarity in certified.SIMILARITIES:
+        if serves_codes(queries, scoring):
             dispatch.calls["native.estimates"] += 1
-            similarity = get_similarity(scoring.similarity)
-            given = read_parameters(similarity, scoring.alpha, scoring.log_mean, scoring.parameters)
+            similarity, given = parameters_of(scoring)
             sets = read_sets(queries, None, "queries")
             found = native.estimates(sets, self.native, topk, similarity, given, excluded, probe)
             return Hits(*found)
@@ -115,28 +114,19 @@ class CodedSets:
         out = np.zeros(len(self), dtype=bool)
         if excluded is not None:
             out = np.unpackbits(excluded, count=len(self), bitorder="little")[order] == 1
-        if probe is None or self.cells is None:
-            hits = self._exact(queries, topk, scoring, out)
-        else:
-            parts = [
-                self._exact(
-                    queries[row], topk, scoring, out | self._outside(queries[row], probe, scoring)
-                )
-                for row in range(len(queries))
-            ]
-            hits = Hits(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+        if probe is not None and self.cells is not None:
+            out |= self._outside(queries, probe, scoring)
+        mask = torch.from_numpy(out)
+        hits = exact_scan(queries, self._blocks(), topk, scoring, excluded=mask)
         places = hits.positions.numpy()
         found = np.where(places < 0, -1, order[np.maximum(places, 0)])
         return Hits(hits.scores, torch.from_numpy(found))
 
-    def _exact(self, queries: EmbeddingSets, topk: int, scoring: Scoring, out: np.ndarray) -> Hits:
-        return exact_scan(queries, self._blocks(), topk, scoring, excluded=torch.from_numpy(out))
-
-    def _outside(self, query: EmbeddingSets, probe: int, scoring: Scoring) -> np.ndarray:
-        """Which places (n,) are in no cell that a query looks into."""
+    def _outside(self, queries: EmbeddingSets, probe: int, scoring: Scoring) -> np.ndarray:
+        """Which places (n,) are in no cell that one of the queries looks into."""
         assert self.cells is not None
         leaders, begins = self.cells
-        found = leaders.search(query, min(probe, len(leaders)), scoring).positions[0].numpy()
+        found = leaders.search(queries, min(probe, len(leaders)), scoring).positions.numpy()
         outside = np.ones(len(begins) - 1, dtype=bool)
         outside[found] = False
         return np.repeat(outside, np.diff(begins))

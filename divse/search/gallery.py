@@ -125,7 +125,8 @@ class Gallery(Snapshot):
     def build_index(self, spec: str | None = None, *, progress: Progress | None = None) -> Gallery:
         """Store an index, for the plan "prefilter"; later changes keep it up to date.
 
-        `spec` is "Sketch", "Sketch<d>" (d axes) or a FAISS factory string; None chooses by size.
+        `spec` is "Sketch" or "Sketch<d>" (d axes), "Cells,Sketch" or "Cells<n>,Sketch<d>" (in n
+        cells), or a FAISS factory string; None chooses by size.
         """
         return Gallery._of(changes.build_index(self.path, spec, progress))
 

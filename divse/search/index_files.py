@@ -29,7 +29,8 @@ def has_index(snapshot: Snapshot) -> bool:
 
 def train(snapshot: Snapshot, spec: str | None = None) -> Trained:
     """Train an index without elements; without a specification the one for the gallery's size."""
-    asked = automatic_spec(snapshot.manifest.elements) if spec is None else spec
+    manifest = snapshot.manifest
+    asked = automatic_spec(manifest.elements, manifest.sets) if spec is None else spec
     check_spec(asked)
     kind = sketching if is_sketch(asked) else element_index
     trained: Trained = kind.train(snapshot, asked)

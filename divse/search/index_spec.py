@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 FLAT_UP_TO = 1 << 14  # elements: comparing with all of them is fast, and can prove an answer
+CELLS_FROM = 8192  # sets: a scan of fewer takes less time than looking for cells
 FAISS_PART = "swigfaiss.py"  # in every build of the package
 _SKETCH = re.compile(r"(Cells([1-9][0-9]{0,6})?,)?Sketch([1-9][0-9]{0,4})?")
 
@@ -54,13 +55,15 @@ def sketch_spec(spec: str) -> SketchSpec:
 
 
 def has_clusters(spec: str) -> bool:
-    """Whether a search may look into some clusters: of cells, or as FAISS knows."""
+    """Whether a search may look into some clusters: cells, or what FAISS has."""
     return not is_sketch(spec) or sketch_spec(spec).in_cells
 
 
-def automatic_spec(elements: int) -> str:
-    """Return the index for a gallery of so many elements."""
-    return "Flat" if elements <= FLAT_UP_TO and has_faiss() else "Cells,Sketch"
+def automatic_spec(elements: int, sets: int) -> str:
+    """Return the index for a gallery of so many elements and sets."""
+    if elements <= FLAT_UP_TO and has_faiss():
+        return "Flat"
+    return "Cells,Sketch" if sets >= CELLS_FROM else "Sketch"
 
 
 def has_faiss() -> bool:

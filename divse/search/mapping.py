@@ -101,7 +101,10 @@ def as_array(file: MappedFile, shape: tuple[int, ...], dtype: str) -> np.ndarray
 def payload(file: MappedFile) -> int:
     """Bytes of an .npy file after its header."""
     start = bytes(file.data[:HEADER_START])
-    return int(file.data.size) - HEADER_START - int.from_bytes(start[8:], "little")
+    left = int(file.data.size) - HEADER_START - int.from_bytes(start[8:], "little")
+    if left < 0:
+        raise GalleryError(f"{file.path} is damaged: its header is longer than the file")
+    return left
 
 
 def as_table(file: MappedFile) -> Any:

@@ -70,7 +70,8 @@ class Facts:
     @property
     def searched(self) -> str:
         """The index that the prefilter searches: the one there is, or would be built."""
-        return self.index or automatic_spec(self.snapshot.manifest.elements)
+        manifest = self.snapshot.manifest
+        return self.index or automatic_spec(manifest.elements, manifest.sets)
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,8 @@ class SearchPlan:
             how = f"int8 codes of {left}{self.sets} sets are read, what they leave is scored"
         if self.plan == "prefilter" and self.index is not None:
             if is_sketch(self.index):
-                how = f"{self.depth or 'the best'} of {self.sets} sets by {self.index}"
+                cells = f" in {self.probe} cells" if self.probe else ""
+                how = f"{self.depth or 'the best'} of {self.sets} sets by {self.index}{cells}"
             else:
                 depth = self.depth or "more and more"
                 how = f"{depth} nearest elements of {self.elements} by {self.index}"
@@ -110,11 +111,13 @@ class SearchReport:
         survivors: sets that the filter left, all of them without one.
         candidates: sets scored exactly, mean per query.
         bytes_read: of embeddings and codes, and about those of the index, for all queries.
-        depth, probe: the nearest elements looked up for each query element and the clusters looked
-            into, at the last round of the prefilter.
+        depth, probe: the sets that sketches proposed and the cells looked into, or the nearest
+            elements looked up for each query element and FAISS's clusters, at the last round of the
+            prefilter.
         rounds: of the prefilter, each deeper than the one before.
         certified: share of the queries whose answer is proven to be the exact one.
-        seconds: by stage: filter, index, prefilter, scan, rerank.
+        seconds: by stage: filter, index, prefilter, scan, rerank (within prefilter where one call
+            of the kernel does both).
         note: why a stored measurement was not used.
     """
 
@@ -142,6 +145,7 @@ class SearchReport:
         """Return one line."""
         stages = ", ".join(f"{name} {1e3 * spent:.1f} ms" for name, spent in self.seconds.items())
         depth = f", depth {self.depth} after {self.rounds} rounds" if self.depth else ""
+        depth += f", probe {self.probe}" if self.probe and self.probe > 1 else ""
         note = f" [{self.note}]" if self.note else ""
         return (
             f"{self.plan} ({self.why}) by {self.impl} on {self.device}: {self.queries} queries, "

@@ -96,7 +96,8 @@ class Searcher:
 
         `plan` is one of "auto", "exact", "certified" and "prefilter"; `depth` is the number of
         sets that the prefilter's sketches propose, or of elements that its FAISS index looks up for
-        each query element, `probe` the number of clusters that this looks into. `where` is a
+        each query element, `probe` the number of cells, or of FAISS's clusters, that are looked
+        into. `where` is a
         condition over the gallery's columns and `id`, such as "year >= 2010 and label in ('cat',
         'dog')" (needs duckdb), `allowed` an array of ids: only sets that pass both are found, and
         results have min(topk, sets that pass) columns. `similarity`, `alpha`, `log_mean`, `impl`

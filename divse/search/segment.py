@@ -24,6 +24,7 @@ import numpy as np
 
 from divse.search.manifest import GalleryError, Manifest, Removed, SegmentEntry
 from divse.search.mapping import MappedFile, as_array, as_table, map_files
+from divse.search.rows import ID
 from divse.sets import EmbeddingSets, pad_elements
 
 EMBEDDINGS, OFFSETS, ROWS = "embeddings.npy", "offsets.npy", "rows.arrow"
@@ -131,25 +132,23 @@ class Segment:
         blocks = self.rows.to_batches()
         return blocks, np.cumsum([block.num_rows for block in blocks])
 
-    def take_numbers(self, rows: np.ndarray, column: str) -> np.ndarray:
-        """A column of int64 of the sets `rows` (n,): in a tenth of the time of `take_rows`."""
-        own, ends = self.own(rows), self._blocks[1]
-        if column not in self._numbers:
-            self._numbers[column] = [block.column(column).to_numpy() for block in self._blocks[0]]
-        values = self._numbers[column]
-        if len(values) == 1:
-            return np.asarray(values[0][own])
+    def take_ids(self, rows: np.ndarray) -> np.ndarray:
+        """Ids (n,) int64 of the sets `rows`, where they are numbers; without the cost of Arrow."""
+        own, blocks = self.own(rows), self._id_blocks
+        if len(blocks) == 1:
+            return np.asarray(blocks[0][own])
+        ends = self._blocks[1]
         holder = np.searchsorted(ends, own, "right")
         found = np.empty(len(own), np.int64)
         for number in set(holder.tolist()):
-            mine = holder == number
-            found[mine] = values[number][own[mine] - (ends[number] - len(values[number]))]
+            mine, block = holder == number, blocks[number]
+            found[mine] = block[own[mine] - (ends[number] - len(block))]
         return found
 
     @cached_property
-    def _numbers(self) -> dict[str, list[np.ndarray]]:
-        """Views of columns of int64, block by block."""
-        return {}
+    def _id_blocks(self) -> list[np.ndarray]:
+        """Views of the ids of all blocks."""
+        return [block.column(ID).to_numpy() for block in self._blocks[0]]
 
     def lengths(self, rows: np.ndarray) -> np.ndarray:
         """Elements of each of the sets `rows`."""
@@ -262,9 +261,9 @@ def counted_removed(file: str, removed: np.ndarray, k: int, offsets: np.ndarray 
 
 
 def _check_offsets(path: Path, offsets: np.ndarray, entry: SegmentEntry) -> None:
-    lengths = np.diff(offsets)
+    ascending = (offsets[1:] > offsets[:-1]).all()  # np.diff alone may wrap
     ends_fit = offsets[0] == 0 and offsets[-1] == entry.elements
-    if not ends_fit or lengths.min() < 1 or lengths.max() != entry.k:
+    if not ends_fit or not ascending or np.diff(offsets).max() != entry.k:
         raise GalleryError(
             f"{path} is damaged: its offsets do not divide {entry.elements} elements"
         )

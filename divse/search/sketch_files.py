@@ -46,7 +46,7 @@ def read_trained(files: dict[str, MappedFile], spec: str, dim: int) -> Sketching
         return Sketching(axes, None)
     offsets = as_array(files[OFFSETS], ((asked.cells or 0) + 1,), "int64")
     lengths = np.diff(offsets)
-    if not len(lengths) or offsets[0] != 0 or lengths.min() < 1:
+    if not len(lengths) or offsets[0] != 0 or not (offsets[1:] > offsets[:-1]).all():
         raise GalleryError(f"{files[OFFSETS].path} is damaged: its offsets make no sets")
     elements = as_array(files[LEADERS], (int(offsets[-1]), dims), "float32")
     even = bool((lengths == lengths[0]).all())
@@ -204,10 +204,14 @@ class _Layout:
 
 def _check_cells(begins: np.ndarray, order: np.ndarray, sets: int) -> None:
     """Refuse begins that do not cut the sets, and an order that is none."""
-    steps = np.diff(begins)
-    if not len(steps) or begins[0] != 0 or begins[-1] != sets or steps.min() < 0:
+    ascending = (begins[1:] >= begins[:-1]).all()  # their differences may wrap
+    if not ascending or len(begins) < 2 or begins[0] != 0 or begins[-1] != sets:
         raise ValueError(f"its cells do not divide {sets} sets")
-    if len(order) != sets or not (np.bincount(order, minlength=sets) == 1).all():
+    named = np.zeros(sets, dtype=bool)
+    inside = len(order) == sets and order.min() >= 0 and order.max() < sets
+    if inside:
+        named[order] = True
+    if not named.all():
         raise ValueError(f"its order does not name each of {sets} sets once")
 
 

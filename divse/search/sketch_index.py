@@ -22,11 +22,10 @@ from divse.search.request import Request
 from divse.search.scan import Hits, Scoring, merge
 from divse.search.segment import Segment
 from divse.search.sketching import Sketching
-from divse.search.stored_scan import serves
+from divse.search.stored_scan import parameters_of, serves_codes
 from divse.sets import EmbeddingSets, as_tensor
-from divse.similarity import certified, dispatch, native
-from divse.similarity.inputs import read_parameters, read_sets
-from divse.similarity.table import get_similarity
+from divse.similarity import dispatch, native
+from divse.similarity.inputs import read_sets
 
 LEAST_DEPTH = 1024  # sets of a query that are scored exactly,
 DEPTH_SHARE = 256  # or one in so many, if that is more,
@@ -59,8 +58,8 @@ class SketchShard:
 
     def best(self, request: Request, sketches: np.ndarray, depth: int, probe: int | None) -> Best:
         """Return the best sets by exact score of the `depth` best by their sketches."""
-        segment, scoring = self.segment, request.scoring
-        similarity = get_similarity(scoring.similarity)
+        segment = self.segment
+        similarity, given = parameters_of(request.scoring)
         scores, own, seen = native.estimates_scored(
             sketches,
             read_sets(request.queries, None, "queries"),
@@ -68,7 +67,7 @@ class SketchShard:
             min(depth, segment.entry.sets),
             request.topk,
             similarity,
-            read_parameters(similarity, scoring.alpha, scoring.log_mean, scoring.parameters),
+            given,
             self._excluded(request.selection),
             probe,
         )
@@ -144,9 +143,7 @@ class SketchIndex:
         scoring = request.scoring
         if len(self.shards) > 1 or request.device.type != "cpu" or request.resident is not None:
             return None
-        if scoring.similarity not in certified.SIMILARITIES:
-            return None
-        if not serves(request.queries, scoring):
+        if not serves_codes(request.queries, scoring):
             return None
         sketches = np.ascontiguousarray(self.sketching.sketch(request.queries).values)
         probe = effort.probe if effort.probe < self.lists else None

@@ -8,10 +8,7 @@ the more of x and y lies there. So what a sketch has beside its mean is lengthen
 is as long as x. Not so the share of the mean, which is all in the first axis and tells nothing of
 the others.
 
-Cells hold sets that are alike: every set belongs to the cell whose leader is most similar to it.
-Leaders are sets themselves and compared as sets, so that no vector has to stand for a whole set.
-They are found as by k-means (Lloyd 1982): drawn from the sets, and then each of their elements
-becomes the mean of what is nearest to it in each set of the cell, a few times over.
+Sketches of large galleries lie in cells (`cells`).
 """
 
 from __future__ import annotations
@@ -23,9 +20,10 @@ from functools import cached_property
 
 import numpy as np
 
+from divse.search.cells import few_cells_are_enough, find_leaders
 from divse.search.coded_sets import CodedSets
 from divse.search.element_index import Progress, Trained, sample_elements
-from divse.search.index_spec import SketchSpec, sketch_spec
+from divse.search.index_spec import CELLS_FROM, SketchSpec, sketch_spec
 from divse.search.scan import Scoring
 from divse.search.segment import Segment
 from divse.search.snapshot import Snapshot
@@ -35,15 +33,8 @@ ENERGY = 0.75  # of the elements' squares beside their mean's that the leading a
 ENERGY_IN_CELLS = 0.9  # where a search need not look into all cells: less depth at little cost
 AXES_STEP = 16  # their number is a multiple of this, where D is larger
 SAMPLED = 1 << 16  # elements
-CELLS_FROM = 8192  # sets: a scan of fewer takes less time than looking for cells
 CELLS_A_ROOT = 2  # cells for each of the square root of the sets: leaders take a part of the time
 SETS_A_CELL = 32  # sets from which a leader is found
-LEADER_ELEMENTS = 8  # at most
-ROUNDS = 4  # of moving leaders
-TRIED = 128  # sets whose best others are looked for,
-NEAREST = 10  # so many of them,
-TRIED_SHARE = 16  # in one of so many cells:
-FOUND = 0.95  # where this share of them is there, few cells are enough
 BLOCK_BYTES = 1 << 25  # of elements in fp32
 
 
@@ -66,10 +57,6 @@ class Sketching:
             values = values.copy()
             values[np.arange(sets.k) >= np.asarray(lengths)[:, None]] = 0
         return EmbeddingSets(sketched(self.axes, values), lengths)
-
-    def led_by(self, sets: EmbeddingSets, cells: int) -> Sketching:
-        """Return the same with leaders of so many cells, found from sets in no order."""
-        return Sketching(self.axes, _leaders(self.sketch(sets), cells))
 
     @cached_property
     def coded_leaders(self) -> CodedSets:
@@ -132,11 +119,9 @@ def train(snapshot: Snapshot, spec: str) -> Trained:
     sketching = Sketching(_axes(sample, asked.dims, ENERGY), None)
     cells = _cells(asked, len(snapshot))
     if cells > 1:
-        sets = _sampled_sets(snapshot, cells * SETS_A_CELL)
-        sketching = sketching.led_by(sets, cells)
-        if asked.dims is None and _few_cells_are_enough(sketching, sets):
-            axes = _axes(sample, None, ENERGY_IN_CELLS)
-            sketching = Sketching(axes, None).led_by(sets, cells)
+        sketching, sketches = _led(sketching.axes, snapshot, cells)
+        if asked.dims is None and few_cells_are_enough(sketching.coded_leaders, sketches):
+            sketching, _ = _led(_axes(sample, None, ENERGY_IN_CELLS), snapshot, cells)
     return Trained(sketching, str(SketchSpec(sketching.dims, cells, cells > 1)))
 
 
@@ -147,57 +132,22 @@ def _cells(asked: SketchSpec, sets: int) -> int:
     return int(CELLS_A_ROOT * math.sqrt(sets)) if asked.in_cells and sets >= CELLS_FROM else 1
 
 
-def _sampled_sets(snapshot: Snapshot, count: int) -> EmbeddingSets:
-    """Some sets, drawn without repetition, in no order."""
+def _led(axes: np.ndarray, snapshot: Snapshot, cells: int) -> tuple[Sketching, EmbeddingSets]:
+    """Find leaders of so many cells, and return the sketches that they were found from."""
+    sketches = _sampled(Sketching(axes, None), snapshot, cells * SETS_A_CELL)
+    return Sketching(axes, find_leaders(sketches, cells)), sketches
+
+
+def _sampled(sketching: Sketching, snapshot: Snapshot, count: int) -> EmbeddingSets:
+    """Sketches of some sets, drawn without repetition, in no order."""
     drawn = np.random.default_rng(1).permutation(len(snapshot))[:count]
-    sets, back = snapshot.sets(np.sort(drawn)), np.argsort(np.argsort(drawn))
-    return sets[back]
-
-
-def _leaders(sketches: EmbeddingSets, cells: int) -> EmbeddingSets:
-    """Find leaders (cells, K, d) for sketched sets (n, K, d), which lie in no order."""
-    first = sketches[slice(cells)]
-    lengths = first.lengths
-    if lengths is not None:
-        lengths = np.minimum(np.asarray(lengths), LEADER_ELEMENTS)
-    leaders = EmbeddingSets(np.asarray(first.values)[:, :LEADER_ELEMENTS], lengths)
-    for _ in range(ROUNDS):
-        hits = CodedSets.of(leaders).search(sketches.torch(), 1, Scoring())
-        leaders = _moved(leaders, sketches, hits.positions[:, 0].numpy())
-    return leaders
-
-
-def _moved(leaders: EmbeddingSets, sets: EmbeddingSets, cells: np.ndarray) -> EmbeddingSets:
-    """Each element of a leader becomes the mean of what is nearest to it in the cell's sets."""
-    sums = np.zeros(leaders.values.shape, np.float32)
-    step = max(1, BLOCK_BYTES // (8 * sets.k * sets.dim))
-    for first in range(0, len(sets), step):
-        part, own = sets[slice(first, first + step)], cells[first : first + step]
-        values = np.asarray(part.values)
-        cosines = np.asarray(leaders.values)[own] @ values.transpose(0, 2, 1)
-        if part.lengths is not None:
-            past = np.arange(part.k) >= np.asarray(part.lengths)[:, None]
-            cosines = np.where(past[:, None], -np.inf, cosines)
-        nearest = np.take_along_axis(values, cosines.argmax(axis=2)[..., None], axis=1)
-        np.add.at(sums, own, nearest)
-    lengths = np.linalg.norm(sums, axis=-1, keepdims=True)
-    moved = np.where(lengths > 0, sums / np.where(lengths > 0, lengths, 1), leaders.values)
-    if leaders.lengths is not None:
-        moved[np.arange(leaders.k) >= np.asarray(leaders.lengths)[:, None]] = 0
-    return EmbeddingSets(moved, leaders.lengths)
-
-
-def _few_cells_are_enough(sketching: Sketching, sets: EmbeddingSets) -> bool:
-    """Whether the sets most similar to one another lie in few cells, those nearest to them."""
-    sketches = sketching.sketch(sets).torch()
-    asked, leaders = sketches[slice(TRIED)], sketching.coded_leaders
-    count = min(1 + NEAREST, len(sets))
-    best = CodedSets.of(sketches.numpy()).search(asked, count, Scoring()).positions.numpy()
-    others = best[best != np.arange(len(asked))[:, None]]
-    asking = np.nonzero(best != np.arange(len(asked))[:, None])[0]
-    cells = leaders.search(sketches, 1, Scoring()).positions[:, 0].numpy()
-    near = leaders.search(asked, max(1, len(leaders) // TRIED_SHARE), Scoring()).positions.numpy()
-    return bool((near[asking] == cells[others][:, None]).any(axis=1).mean() >= FOUND)
+    ordered = np.sort(drawn)
+    step = max(1, BLOCK_BYTES // (4 * snapshot.k * snapshot.dim))
+    parts = [
+        sketching.sketch(snapshot.sets(ordered[first : first + step]))
+        for first in range(0, len(ordered), step)
+    ]
+    return EmbeddingSets.cat(parts).numpy()[np.searchsorted(ordered, drawn)]
 
 
 def _axes(sample: np.ndarray, dims: int | None, energy: float) -> np.ndarray:

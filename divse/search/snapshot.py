@@ -124,7 +124,7 @@ class Snapshot:
         if self.manifest.id_type == "int64" and len(self.segments) == 1:
             flat = np.asarray(positions, dtype=np.int64).reshape(-1)
             _check_positions(flat, len(self))
-            taken = self.segments[0].take_numbers(flat, ID)
+            taken = self.segments[0].take_ids(flat)
         else:
             taken = self._take(positions, [ID]).column(ID).to_numpy()
         return np.asarray(taken).reshape(np.shape(positions))

@@ -33,6 +33,11 @@ def serves(queries: EmbeddingSets, scoring: Scoring) -> bool:
     return dispatch.choose("search", scoring.impl, q, q, similarity).impl == "native"
 
 
+def serves_codes(queries: EmbeddingSets, scoring: Scoring) -> bool:
+    """Whether they serve a search of these queries by codes."""
+    return scoring.similarity in certified.SIMILARITIES and serves(queries, scoring)
+
+
 def why_not_certified(snapshot: Snapshot, similarity: str, impl: str = "native") -> str | None:
     """Return why a certified scan by "native" or "triton" cannot serve, or None if it can."""
     if similarity not in certified.SIMILARITIES:
@@ -136,7 +141,7 @@ def _search(q: Sets, part: _Part, topk: int, scoring: Scoring, by_codes: bool) -
     if by_codes:
         return _by_codes(q, part, topk, scoring)
     dispatch.calls["native.search"] += 1
-    similarity, given = _parameters(scoring)
+    similarity, given = parameters_of(scoring)
     scores, own = native.search(
         q,
         Sets(as_tensor(part.segment.embeddings[part.rows]), None),
@@ -180,12 +185,15 @@ def stored_candidates(
     the last scores are -inf and their positions -1.
     """
     q = read_sets(queries, None, "queries")
-    similarity, given = _parameters(scoring)
-    best: Hits | None = None
+    similarity, given = parameters_of(scoring)
+    scores = np.full((len(candidates), topk), -np.inf, np.float32)
+    best = Hits(torch.from_numpy(scores), torch.full(scores.shape, -1))
     for segment in snapshot.segments:
         own = candidates
         if len(snapshot.segments) > 1 or segment.live is not None:
             inside = (candidates >= segment.start) & (candidates < segment.start + segment.sets)
+            if not inside.any():
+                continue
             own = np.full(candidates.shape, -1)
             own[inside] = segment.own(candidates[inside] - segment.start)
         dispatch.calls["native.candidates"] += 1
@@ -195,13 +203,12 @@ def stored_candidates(
         )
         if own is not candidates:
             found = np.where(found < 0, -1, segment.positions(np.maximum(found, 0)))
-        hits = Hits(torch.from_numpy(scores), torch.from_numpy(found))
-        best = hits if best is None else merge(best, hits, topk)
-    assert best is not None, "a gallery has a segment"
+        best = merge(best, Hits(torch.from_numpy(scores), torch.from_numpy(found)), topk)
     return best
 
 
-def _parameters(scoring: Scoring) -> tuple[Similarity, dict[str, Any]]:
+def parameters_of(scoring: Scoring) -> tuple[Similarity, dict[str, Any]]:
+    """The similarity, and the keyword arguments that its kernels take."""
     similarity = get_similarity(scoring.similarity)
     given = read_parameters(similarity, scoring.alpha, scoring.log_mean, scoring.parameters)
     return similarity, given
