@@ -150,7 +150,7 @@ class Indexed:
         ({"scales": Indexed()}, "scales: got dtype None"),
         ({"sets": 0}, "sets: got 0, expected at least 1"),
         ({"sets": 33}, "scales: got 2 slots, expected 3 for 33 sets"),
-        ({"lengths": np.full(5, 3)}, "scales: got 2 slots, expected 3 for 5 sets"),
+        ({"lengths": np.ones(5, np.int64)}, "scales: got 2 slots, expected 1 for 5 sets"),
         ({"lengths": np.array([1, 2, 0, 1, 1])}, "got 0 for set 2, expected 1 to 2"),
         ({"lengths": np.ones(4, np.int64)}, "lengths: got"),
         ({"lengths": np.ones(5)}, "lengths: got"),

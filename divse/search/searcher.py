@@ -201,6 +201,11 @@ class Searcher:
         self._report(request, choice, found)
         return found
 
+    @property
+    def index(self) -> PrefilterIndex | None:
+        """The prefilter's index, None before it is needed."""
+        return self._index
+
     def _run(self, request: Request, choice: Choice) -> Found:
         if choice.plan == "certified":
             return run_certified(request)

@@ -162,10 +162,12 @@ class Trial:
         return Outcome(shares, reports, self.topk, self._missed(plan, probe))
 
     def _missed(self, plan: str, probe: int | None) -> int:
-        """Who looks too shallow misses one here and there; who looks into too few clusters, many."""
-        stored = self.searcher.gallery.manifest.index
-        scans = stored is not None and is_sketch(stored.spec) and probe is None
-        return 1 if plan != "prefilter" or scans else -(-self.topk // 2)
+        """Who looks too shallow misses one here and there; who sees too few clusters, many."""
+        index = self.searcher.index
+        if plan != "prefilter" or index is None or index.lists == 1:
+            return 1
+        everywhere = is_sketch(index.spec) if probe is None else probe >= index.lists
+        return 1 if everywhere else -(-self.topk // 2)
 
     def milliseconds(self, plan: str, depth: int | None = None, probe: int | None = None) -> float:
         """Return the median time of a query on its own, as many of each kind."""
