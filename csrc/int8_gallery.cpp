@@ -35,7 +35,8 @@ public:
         const std::vector<py::ssize_t> shape{slots, (dim + lane_dims - 1) / lane_dims, lane_sets,
                                              lane_dims};
         codes_.codes = piece<std::int8_t>("codes", given, shape);
-        const std::int64_t taken = lengths.is_none() ? take_even(slots) : take_lengths(lengths, slots);
+        const std::int64_t taken =
+            lengths.is_none() ? take_even(slots) : take_lengths(lengths, slots);
         if (taken != slots) {
             throw py::value_error("scales: got " + std::to_string(slots) + " slots, expected " +
                                   std::to_string(taken) + " for " + std::to_string(sets) +
