@@ -211,6 +211,15 @@ class EmbeddingSets:
         return EmbeddingSets(torch.cat(values), torch.cat(lengths) if ragged else None)
 
 
+def unpad_elements(sets: EmbeddingSets) -> tuple[np.ndarray, np.ndarray]:
+    """Return the real elements (total, D) of sets of numpy arrays, and lengths (N,) int64."""
+    values = np.asarray(sets.values)
+    if sets.lengths is None:
+        return values.reshape(-1, sets.dim), np.full(len(sets), sets.k, np.int64)
+    lengths = np.asarray(sets.lengths, np.int64)
+    return values[np.arange(sets.k) < lengths[:, None]], lengths
+
+
 def pad_elements(elements: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """Return packed elements (total, D) of sets of ``lengths`` (N,) as (N, K, D), zero-padded."""
     real = np.arange(lengths.max(initial=1)) < lengths[:, None]

@@ -18,7 +18,7 @@ import torch
 from divse.search.scan import Hits, Scoring, exact_scan
 from divse.search.sketch_lanes import LANES, STEP, Block, Lanes
 from divse.search.stored_scan import parameters_of, serves_codes
-from divse.sets import EmbeddingSets
+from divse.sets import EmbeddingSets, unpad_elements
 from divse.similarity import certified, dispatch, native
 from divse.similarity.inputs import read_sets
 
@@ -45,16 +45,14 @@ class CodedSets:
     @classmethod
     def of(cls, sets: EmbeddingSets) -> CodedSets:
         """Encode sets (n, K, d) of about unit length, in their own order."""
-        values = np.asarray(sets.values)
-        lengths = np.full(len(sets), sets.k) if sets.lengths is None else np.asarray(sets.lengths)
-        lanes = Lanes.of(lengths.astype(np.int64), None)
-        elements = values[np.arange(sets.k) < lengths[:, None]]
-        codes = np.zeros(lanes.shape(values.shape[2]), np.int8)
+        elements, lengths = unpad_elements(sets)
+        lanes = Lanes.of(lengths, None)
+        codes = np.zeros(lanes.shape(sets.dim), np.int8)
         scales = np.zeros(codes.shape[:1] + codes.shape[2:3], np.float32)
         for block in lanes.blocks(len(elements)):
             own = slice(block.first, block.first + block.slots)
             codes[own], scales[own] = encoded(elements[block.rows], block)
-        return cls(codes, scales, lanes, values.shape[2])
+        return cls(codes, scales, lanes, sets.dim)
 
     def __len__(self) -> int:
         """Return how many sets there are."""

@@ -24,7 +24,7 @@ from divse.search.scan import Scoring
 from divse.search.segment import Segment
 from divse.search.shard import Shard, import_faiss, lists, naming, reason, search_parameters
 from divse.search.snapshot import Snapshot
-from divse.sets import EmbeddingSets
+from divse.sets import EmbeddingSets, unpad_elements
 
 DEPTH = 100  # nearest elements of each query element, in the first round
 MOST_ROUNDS = 3  # each deeper and wider than the one before
@@ -201,9 +201,4 @@ def sample_elements(snapshot: Snapshot, count: int) -> np.ndarray:
     sets = min(len(snapshot), max(1, math.ceil(count * len(snapshot) / manifest.elements)))
     drawn = np.random.default_rng(0).choice(len(snapshot), size=sets, replace=False)
     block = snapshot.sets(np.sort(drawn))
-    values = np.asarray(block.values)
-    if block.lengths is None:
-        values = values.reshape(-1, values.shape[-1])
-    else:
-        values = values[np.arange(block.k) < np.asarray(block.lengths)[:, None]]
-    return np.ascontiguousarray(values, dtype=np.float32)
+    return np.ascontiguousarray(unpad_elements(block)[0], dtype=np.float32)

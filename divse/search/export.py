@@ -21,7 +21,7 @@ from divse.search import durable
 from divse.search.segment_writer import NpyStream
 from divse.search.snapshot import Snapshot
 from divse.search.writing import Progress
-from divse.sets import EmbeddingSets
+from divse.sets import EmbeddingSets, unpad_elements
 
 EMBEDDINGS = "embeddings"
 _BLOCK_BYTES = 1 << 25
@@ -102,9 +102,9 @@ def _lists(block: EmbeddingSets) -> Any:
     """Sets (n, K, D) as an Arrow array of lists of elements."""
     import pyarrow as pa
 
-    elements = _elements(block)
+    elements, lengths = unpad_elements(block)
     inner = pa.FixedSizeListArray.from_arrays(pa.array(elements.reshape(-1)), elements.shape[1])
-    offsets = np.concatenate([[0], np.cumsum(_lengths(block))]).astype(np.int32)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     return pa.ListArray.from_arrays(pa.array(offsets), inner)
 
 
@@ -115,7 +115,8 @@ def _write_npy(snapshot: Snapshot, path: Path, progress: Progress | None) -> Non
         stream = NpyStream(_temporary(path), (*inner, snapshot.dim), snapshot.manifest.dtype)
         try:
             for _, block in snapshot.blocks(_BLOCK_BYTES):
-                stream.append(_elements(block) if snapshot.ragged else np.asarray(block.values))
+                ragged = snapshot.ragged
+                stream.append(unpad_elements(block)[0] if ragged else np.asarray(block.values))
                 if progress is not None:
                     progress(len(block))
         except BaseException:
@@ -127,15 +128,3 @@ def _write_npy(snapshot: Snapshot, path: Path, progress: Progress | None) -> Non
             sizes.append(snapshot.set_sizes())
             sizes.close()
         _write_tables(_temporary(targets[-1]), snapshot.schema, [snapshot.rows])
-
-
-def _lengths(block: EmbeddingSets) -> np.ndarray:
-    if block.lengths is None:
-        return np.full(len(block), block.k, dtype=np.int64)
-    return np.asarray(block.lengths)
-
-
-def _elements(block: EmbeddingSets) -> np.ndarray:
-    """The real elements of sets (n, K, D), one after another: (total, D)."""
-    values = np.asarray(block.values)
-    return values[np.arange(block.k) < _lengths(block)[:, None]]

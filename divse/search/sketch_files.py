@@ -26,7 +26,7 @@ from divse.search.segment import Segment
 from divse.search.sketch_index import SketchIndex, SketchShard
 from divse.search.sketch_lanes import LANES, Lanes, in_order
 from divse.search.sketching import BLOCK_BYTES, Sketching, sketched
-from divse.sets import EmbeddingSets, pad_elements
+from divse.sets import EmbeddingSets, pad_elements, unpad_elements
 
 TRAINED, LEADERS, OFFSETS = "trained.npy", "leaders.npy", "leader_offsets.npy"
 LINE = 64  # bytes of a cache line
@@ -57,15 +57,11 @@ def read_trained(files: dict[str, MappedFile], spec: str, dim: int) -> Sketching
 def write_trained(folder: Path, sketching: Sketching) -> None:
     """Write the axes and the leaders durably."""
     _write(folder / TRAINED, sketching.axes)
-    leaders = sketching.leaders
-    if leaders is None:
+    if sketching.leaders is None:
         return
-    values = np.asarray(leaders.values)
-    lengths = np.full(len(leaders), leaders.k)
-    if leaders.lengths is not None:
-        lengths = np.asarray(leaders.lengths)
-    _write(folder / LEADERS, values[np.arange(leaders.k) < lengths[:, None]])
-    _write(folder / OFFSETS, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+    elements, lengths = unpad_elements(sketching.leaders)
+    _write(folder / LEADERS, elements)
+    _write(folder / OFFSETS, np.concatenate([[0], np.cumsum(lengths)]))
 
 
 def _write(path: Path, array: np.ndarray) -> None:

@@ -128,7 +128,7 @@ class SketchIndex:
     ) -> Proposal:
         """Propose the `depth` best sets by their sketches, of the `probe` nearest cells."""
         sketches = self.sketching.sketch(queries.numpy()).torch()
-        probe = effort.probe if effort.probe < self.lists else None
+        probe = self._probe(effort)
         hits = None
         for shard in self.shards:
             own = shard.search(sketches, effort.depth, scoring, selection, probe)
@@ -146,9 +146,13 @@ class SketchIndex:
         if not serves_codes(request.queries, scoring):
             return None
         sketches = np.ascontiguousarray(self.sketching.sketch(request.queries).values)
-        probe = effort.probe if effort.probe < self.lists else None
+        probe = self._probe(effort)
         best = self.shards[0].best(request, sketches, effort.depth, probe)
         return best._replace(bytes_read=self._bytes_read(probe, len(sketches)))
+
+    def _probe(self, effort: Effort) -> int | None:
+        """Cells to look into, None for all."""
+        return effort.probe if effort.probe < self.lists else None
 
     def _bytes_read(self, probe: int | None, queries: int) -> int:
         """Bytes of codes and scales that are looked at, about: as if cells were of one size."""
